@@ -1,0 +1,1 @@
+"""Configuration: everything a user may set, as pydantic models and TOML."""

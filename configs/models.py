@@ -1,0 +1,197 @@
+"""Everything a user may set, as pydantic models with the defaults.
+
+Rule: every field has a docstring (it is the reference page), unknown keys are refused, units are
+in the names. Loading, merging and error texts are in `configs/load.py`; nothing here does I/O.
+"""
+
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, PositiveInt
+
+Seconds = Annotated[float, Field(gt=0)]
+Port = Annotated[int, Field(ge=0, le=65535)]
+
+
+class Section(BaseModel):
+    """A table of the configuration file."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+
+
+class TasksConfig(Section):
+    """Which tasks to run."""
+
+    source: str = "first-steps"
+    """A folder of task folders, one task folder, or the name of a bundled pack."""
+    include: tuple[str, ...] = ()
+    """Shell patterns over task names; empty: all."""
+    exclude: tuple[str, ...] = ()
+    """Shell patterns over task names to leave out."""
+    limit: PositiveInt | None = None
+    """Take the first so many after the filters, in name order."""
+
+
+class SandboxConfig(Section):
+    """Where commands run."""
+
+    provider: Literal["auto", "docker", "namespace"] = "auto"
+    """`auto` takes Docker if its socket answers, else `namespace`."""
+    docker_socket: str | None = None
+    """Path of the engine's socket; None: `DOCKER_HOST`, else `/var/run/docker.sock`."""
+    network: Literal["none", "task"] = "none"
+    """`none` cuts every sandbox off; `task` gives each what its task asks for."""
+    cpus: Annotated[float, Field(gt=0)] | None = 1.0
+    """CPUs of a sandbox whose task names none; None: no limit."""
+    memory_mb: PositiveInt | None = 2048
+    """Memory of a sandbox whose task names none; None: no limit."""
+    pids: PositiveInt | None = 512
+    """Processes and threads of a sandbox; None: no limit."""
+    max_output_bytes: PositiveInt = 65536
+    """Kept of each of a command's stdout and stderr; the middle is cut."""
+
+
+class SamplingConfig(Section):
+    """How the model samples."""
+
+    temperature: Annotated[float, Field(ge=0)] = 0.7
+    top_p: Annotated[float, Field(gt=0, le=1)] = 1.0
+    top_k: int = 0
+    """0: all tokens."""
+    max_tokens: PositiveInt = 512
+    """Sampled tokens of one call."""
+    stop: tuple[str, ...] = ()
+    """Further stop strings."""
+
+
+class ServerConfig(Section):
+    """The local vLLM server."""
+
+    host: str = "127.0.0.1"
+    port: Port = 0
+    """0: a free one. A port that is taken is refused, with what holds it."""
+    device: Literal["auto", "cuda", "cpu"] = "auto"
+    start_timeout_s: Seconds = 600.0
+    restarts: Annotated[int, Field(ge=0)] = 2
+    """How often a server that died is started again within one run."""
+    max_model_len: PositiveInt | None = None
+    """Context length; None: the model's own."""
+    max_num_seqs: PositiveInt = 256
+    """Requests the server works on at once."""
+    kv_cache_gib: PositiveInt = 2
+    """Size of the key-value cache; CPU only."""
+    gpu_memory_utilization: Annotated[float, Field(gt=0, le=1)] = 0.9
+    enforce_eager: bool | None = None
+    """None: eager on a CPU (it starts four times faster), graphs on a GPU."""
+    args: tuple[str, ...] = ()
+    """Further arguments for the server, as they are."""
+
+
+class VllmConfig(Section):
+    """A model behind a vLLM server: one we start, or one that already runs."""
+
+    type: Literal["vllm"] = "vllm"
+    model: str = "smollm2-135m"
+    """A folder with weights and tokenizer, or `smollm2-135m`, the small model of extra `cpu`."""
+    base_url: str | None = None
+    """An existing server, such as `http://127.0.0.1:8000`; None: start one."""
+    served_model_name: str | None = None
+    """The name under which an existing server has the model; None: what it lists first."""
+    protocol: Literal["terminus-json", "shell-block"] = "terminus-json"
+    """How the model's text becomes actions."""
+    structured: bool = False
+    """Hand the protocol's schema or grammar to the server, so that every answer parses."""
+    sampling: SamplingConfig = SamplingConfig()
+    request_timeout_s: Seconds = 600.0
+    """Deadline of one call."""
+    retries: Annotated[int, Field(ge=0)] = 2
+    """Further tries of a call that failed before any token came."""
+    server: ServerConfig = ServerConfig()
+
+
+class OracleConfig(Section):
+    """Runs each task's reference solution."""
+
+    type: Literal["oracle"] = "oracle"
+
+
+class NoopConfig(Section):
+    """Does nothing and says it is done."""
+
+    type: Literal["noop"] = "noop"
+
+
+class ScriptedConfig(Section):
+    """A fixed list of commands, one turn each, the same for every task."""
+
+    type: Literal["scripted"] = "scripted"
+    commands: tuple[str, ...] = ()
+    script: str | None = None
+    """A TOML file: `commands = [...]` for all tasks and `[tasks."NAME"] commands = [...]`."""
+
+
+class ReplayConfig(Section):
+    """Repeats the commands of a recorded run, episode by episode."""
+
+    type: Literal["replay"] = "replay"
+    run: str
+    """The run folder to replay."""
+
+
+PolicyConfig = Annotated[
+    VllmConfig | OracleConfig | NoopConfig | ScriptedConfig | ReplayConfig,
+    Field(discriminator="type"),
+]
+
+
+class LimitsConfig(Section):
+    """When an episode ends. The order of the checks is in `engine/limits.py`."""
+
+    max_turns: PositiveInt = 20
+    max_tokens: PositiveInt | None = None
+    """Sampled tokens of an episode."""
+    agent_timeout_s: Seconds | None = None
+    """Seconds for the agent; None: what the task grants."""
+    command_timeout_s: Seconds = 30.0
+    """Seconds for one command that names no time of its own."""
+    verifier_timeout_s: Seconds | None = None
+    """Seconds for the verifier; None: what the task grants."""
+
+
+class EngineConfig(Section):
+    """How many at once."""
+
+    live: PositiveInt = 16
+    """Episodes alive at once."""
+    preparing: PositiveInt = 4
+    """Images and sandboxes being started at once."""
+    verifying: PositiveInt = 4
+    """Verifiers running at once."""
+    tries: PositiveInt = 3
+    """How often an episode is tried when the infrastructure fails."""
+    grace_s: Seconds = 20.0
+    """After the first Ctrl-C: seconds for what is nearly done, before the rest is cancelled."""
+
+
+class StoreConfig(Section):
+    """How shards are written."""
+
+    shard_mb: PositiveInt = 256
+    """A shard is sealed at this size and the next one begun."""
+    compression_level: Annotated[int, Field(ge=1, le=19)] = 3
+    fsync: bool = True
+    """False: a record is durable against a killed process, not against a power cut."""
+
+
+class RunConfig(Section):
+    """One run: tasks, policy, limits."""
+
+    attempts: PositiveInt = 1
+    """Episodes per task: the size of a group."""
+    seed: int = 0
+    """Seeds the model's sampling; each attempt gets its own from it."""
+    tasks: TasksConfig = TasksConfig()
+    policy: PolicyConfig = VllmConfig()
+    sandbox: SandboxConfig = SandboxConfig()
+    limits: LimitsConfig = LimitsConfig()
+    engine: EngineConfig = EngineConfig()
+    store: StoreConfig = StoreConfig()

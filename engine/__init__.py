@@ -1,0 +1,1 @@
+"""The engine: scheduler, episode loop, store and what is computed from them."""

@@ -1,0 +1,1 @@
+"""Sandboxes: the protocols, two providers, and the suite that both pass."""

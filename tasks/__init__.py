@@ -1,0 +1,1 @@
+"""Tasks: what they are and how each public format is read."""

@@ -1,0 +1,1 @@
+"""Verifiers: from a finished sandbox to a verdict."""
