@@ -8,9 +8,10 @@
     ├── InfrastructureError   becomes data on the episode: `reward = None` with this reason
     │   ├── ImageError          an image or root filesystem could not be built or found
     │   ├── SandboxError        a sandbox did not start, was lost, or broke its contract
-    │   │   └── ProviderGone      the engine behind every sandbox stopped answering
+    │   │   └── ProviderGone      the engine behind every sandbox stopped answering: the run stops
     │   ├── PolicyError         a policy call failed for good
-    │   │   └── ServerGone        the model server behind every call stopped answering
+    │   │   └── ServerGone        the model server stopped answering; it may come back
+    │   │       └── ServerLost      it will not come back: the run stops
     │   └── StoreError          a record could not be made durable: the run stops
     └── ContractError         a caller broke a documented rule; a bug, never data
 
@@ -45,9 +46,16 @@ class RunFolderError(UsageError):
 class InfrastructureError(HeadraceError):
     """Something around the episode failed. The episode gets no reward and is owed again."""
 
+    final = False
+    """True: trying again cannot help any episode, so the run stops."""
+    retry = True
+    """False: trying the same episode again in this run cannot help it."""
+
 
 class ImageError(InfrastructureError):
     """An image or root filesystem could not be built, found or unpacked."""
+
+    retry = False
 
 
 class SandboxError(InfrastructureError):
@@ -57,17 +65,27 @@ class SandboxError(InfrastructureError):
 class ProviderGone(SandboxError):
     """The engine behind every sandbox stopped answering."""
 
+    final = True
+
 
 class PolicyError(InfrastructureError):
     """A policy call failed for good (its own retries are spent)."""
 
 
 class ServerGone(PolicyError):
-    """The model server behind every call stopped answering."""
+    """The model server behind every call stopped answering; it may be started again."""
+
+
+class ServerLost(ServerGone):
+    """The model server is gone and its restarts are spent."""
+
+    final = True
 
 
 class StoreError(InfrastructureError):
     """A record could not be made durable, for instance on a full disk. The run stops."""
+
+    final = True
 
 
 class ContractError(HeadraceError):
