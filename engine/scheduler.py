@@ -1,0 +1,225 @@
+"""Which episode may do what next: a pure state machine.
+
+Rule: every transition of an episode's life is in this file. No `await`, no clock, no I/O; `now`
+is an argument, in seconds of any monotonic clock. Misuse raises `ContractError`.
+
+    queued -> prepare -> act -> waiting -> verify -> store -> finished
+       ^         |        |        |         |         |
+       +---------+--------+--------+---------+         |     failed with tries left
+                 +--------+--------+---------+-> store |     failed for good: stored as such
+    any but finished -> cancelled                            leaves no record, is owed again
+
+Each stage has a bound of its own because each saturates something else: `prepare` the sandbox
+engine, `act` the model, `verify` the CPU. What it does not do: it does not know tasks, clocks,
+sandboxes or why something failed.
+"""
+
+from collections import Counter, deque
+from enum import StrEnum
+
+from headrace.errors import ContractError
+from headrace.types import Record
+
+
+class Stage(StrEnum):
+    QUEUED = "queued"
+    PREPARE = "prepare"
+    ACT = "act"
+    WAITING = "waiting"
+    """Acted; a verify slot is not free yet. The sandbox is open."""
+    VERIFY = "verify"
+    STORE = "store"
+    FINISHED = "finished"
+    CANCELLED = "cancelled"
+
+
+LIVE = frozenset({Stage.PREPARE, Stage.ACT, Stage.WAITING, Stage.VERIFY, Stage.STORE})
+ENDED = frozenset({Stage.FINISHED, Stage.CANCELLED})
+
+
+class After(StrEnum):
+    """What becomes of an episode whose infrastructure failed."""
+
+    RETRY = "retry"
+    """Queued again, first in line."""
+    STORE = "store"
+    """Its tries are spent: to be stored with the failure."""
+    OWED = "owed"
+    """The run is draining: no record, owed to the next run."""
+
+
+class Bounds(Record, frozen=True, kw_only=True):
+    """How many episodes may be in a stage at once. All at least 1."""
+
+    live: int
+    preparing: int
+    verifying: int
+    tries: int
+
+
+class Grant(Record, frozen=True, kw_only=True):
+    """Permission for one episode to enter `prepare` or `verify`."""
+
+    id: str
+    stage: Stage
+
+
+class Snapshot(Record, frozen=True, kw_only=True):
+    """Counts by stage; they add up to `submitted`."""
+
+    submitted: int
+    stages: dict[str, int]
+    draining: bool
+
+    def __getitem__(self, stage: Stage) -> int:
+        return self.stages.get(stage.value, 0)
+
+    @property
+    def live(self) -> int:
+        return sum(self[stage] for stage in LIVE)
+
+
+class Scheduler:
+    """Admits episodes in submission order, so siblings start together; retries go first."""
+
+    def __init__(self, bounds: Bounds) -> None:
+        self._bounds = bounds
+        self._stage: dict[str, Stage] = {}
+        self._tries: dict[str, int] = {}
+        self._since: dict[str, float] = {}
+        self._queue: deque[str] = deque()
+        self._waiting: deque[str] = deque()
+        self._count: Counter[Stage] = Counter()
+        self._draining = False
+
+    # --- events of the outside world ---
+
+    def submit(self, id: str, now: float) -> None:
+        """Plan one episode. The same id twice is a bug."""
+        if id in self._stage:
+            raise ContractError(f"episode {id} is already planned")
+        self._set(id, Stage.QUEUED)
+        self._tries[id] = 0
+        self._since[id] = now
+        self._queue.append(id)
+
+    def grants(self) -> list[Grant]:
+        """Everything that may start now, in order. Each grant is given once."""
+        granted: list[Grant] = []
+        while self._waiting and self._count[Stage.VERIFY] < self._bounds.verifying:
+            granted.append(self._grant(self._waiting.popleft(), Stage.VERIFY))
+        while (
+            self._queue
+            and not self._draining
+            and self._count[Stage.PREPARE] < self._bounds.preparing
+            and self._live() < self._bounds.live
+        ):
+            id = self._queue.popleft()
+            self._tries[id] += 1
+            granted.append(self._grant(id, Stage.PREPARE))
+        return granted
+
+    def prepared(self, id: str) -> None:
+        """Its sandbox is open: the agent begins."""
+        self._move(id, {Stage.PREPARE}, Stage.ACT)
+
+    def acted(self, id: str, now: float) -> None:
+        """The agent has ended; the episode waits for a verify slot."""
+        self._move(id, {Stage.ACT}, Stage.WAITING)
+        self._since[id] = now
+        self._waiting.append(id)
+
+    def verified(self, id: str) -> None:
+        """The verdict is known; what remains is to close and store."""
+        self._move(id, {Stage.VERIFY}, Stage.STORE)
+
+    def failed(self, id: str, now: float, *, retry: bool = True) -> After:
+        """The infrastructure failed; says what becomes of the episode."""
+        stage = self._expect(id, LIVE - {Stage.STORE})
+        if stage is Stage.WAITING:
+            self._waiting.remove(id)
+        if not retry or self._tries[id] >= self._bounds.tries:
+            self._set(id, Stage.STORE)
+            return After.STORE
+        if self._draining:
+            self._set(id, Stage.CANCELLED)
+            return After.OWED
+        self._set(id, Stage.QUEUED)
+        self._since[id] = now
+        self._queue.appendleft(id)
+        return After.RETRY
+
+    def finished(self, id: str) -> None:
+        """Its record is durable."""
+        self._move(id, {Stage.STORE}, Stage.FINISHED)
+
+    def cancelled(self, id: str) -> None:
+        """It ends without a record and is owed to the next run. A second time does nothing."""
+        stage = self._expect(id, frozenset(Stage) - {Stage.FINISHED})
+        if stage is Stage.QUEUED:
+            self._queue.remove(id)
+        elif stage is Stage.WAITING:
+            self._waiting.remove(id)
+        self._set(id, Stage.CANCELLED)
+
+    def drain(self) -> list[str]:
+        """Admit nothing more; what is queued is cancelled and returned."""
+        self._draining = True
+        dropped = list(self._queue)
+        self._queue.clear()
+        for id in dropped:
+            self._set(id, Stage.CANCELLED)
+        return dropped
+
+    # --- questions ---
+
+    def stage(self, id: str) -> Stage:
+        return self._stage[id]
+
+    def tries(self, id: str) -> int:
+        """How often it was admitted, this time included."""
+        return self._tries[id]
+
+    def waited_s(self, id: str, now: float) -> float:
+        """Seconds since it was last queued, or began to wait for its verify slot."""
+        return now - self._since[id]
+
+    @property
+    def idle(self) -> bool:
+        """Nothing is queued or live."""
+        return self._count[Stage.QUEUED] == 0 and self._live() == 0
+
+    def snapshot(self) -> Snapshot:
+        stages = {stage.value: n for stage, n in self._count.items() if n}
+        return Snapshot(submitted=len(self._stage), stages=stages, draining=self._draining)
+
+    def __repr__(self) -> str:
+        return f"<Scheduler {self.snapshot()}>"
+
+    # --- transitions ---
+
+    def _grant(self, id: str, stage: Stage) -> Grant:
+        self._set(id, stage)
+        return Grant(id=id, stage=stage)
+
+    def _move(self, id: str, allowed: set[Stage], to: Stage) -> None:
+        self._expect(id, frozenset(allowed))
+        self._set(id, to)
+
+    def _expect(self, id: str, allowed: frozenset[Stage]) -> Stage:
+        stage = self._stage.get(id)
+        if stage is None:
+            raise ContractError(f"episode {id} was never planned")
+        if stage not in allowed:
+            raise ContractError(f"episode {id} is {stage}, expected one of {sorted(allowed)}")
+        return stage
+
+    def _set(self, id: str, stage: Stage) -> None:
+        before = self._stage.get(id)
+        if before is not None:
+            self._count[before] -= 1
+        self._stage[id] = stage
+        self._count[stage] += 1
+
+    def _live(self) -> int:
+        return sum(self._count[stage] for stage in LIVE)

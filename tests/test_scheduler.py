@@ -1,0 +1,204 @@
+"""The scheduler's invariants, under any order of events."""
+
+import pytest
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+
+from headrace.engine.scheduler import ENDED, LIVE, After, Bounds, Scheduler, Stage
+from headrace.errors import ContractError
+
+BOUNDS = Bounds(live=4, preparing=2, verifying=1, tries=2)
+
+
+class AnyOrder(RuleBasedStateMachine):
+    """Random events; the machine keeps its own book of what it was granted."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.scheduler = Scheduler(BOUNDS)
+        self.now = 0.0
+        self.planned: list[str] = []
+        self.granted: dict[str, int] = {}
+        self.stored_after_failure: set[str] = set()
+
+    def _pick(self, *stages: Stage) -> str | None:
+        return next((id for id in self.planned if self.scheduler.stage(id) in stages), None)
+
+    @rule()
+    def submit(self) -> None:
+        id = f"e{len(self.planned)}"
+        self.planned.append(id)
+        self.scheduler.submit(id, self.now)
+
+    @rule(seconds=st.floats(0, 10))
+    def time_passes(self, seconds: float) -> None:
+        self.now += seconds
+
+    @rule()
+    def grant(self) -> None:
+        for grant in self.scheduler.grants():
+            assert grant.stage in {Stage.PREPARE, Stage.VERIFY}
+            if grant.stage is Stage.PREPARE:
+                self.granted[grant.id] = self.granted.get(grant.id, 0) + 1
+        assert self.scheduler.grants() == []
+
+    @rule()
+    def prepared(self) -> None:
+        if id := self._pick(Stage.PREPARE):
+            self.scheduler.prepared(id)
+
+    @rule()
+    def acted(self) -> None:
+        if id := self._pick(Stage.ACT):
+            self.scheduler.acted(id, self.now)
+
+    @rule()
+    def verified(self) -> None:
+        if id := self._pick(Stage.VERIFY):
+            self.scheduler.verified(id)
+
+    @rule()
+    def finished(self) -> None:
+        if id := self._pick(Stage.STORE):
+            self.scheduler.finished(id)
+
+    @rule(stage=st.sampled_from(sorted(LIVE - {Stage.STORE})), retry=st.booleans())
+    def failed(self, stage: Stage, retry: bool) -> None:
+        if id := self._pick(stage):
+            after = self.scheduler.failed(id, self.now, retry=retry)
+            if after is After.STORE:
+                assert not retry or self.granted[id] == BOUNDS.tries
+                self.stored_after_failure.add(id)
+
+    @rule(stage=st.sampled_from(sorted(frozenset(Stage) - ENDED)))
+    def cancelled(self, stage: Stage) -> None:
+        if id := self._pick(stage):
+            self.scheduler.cancelled(id)
+
+    @precondition(lambda self: len(self.planned) > 12)
+    @rule()
+    def drain(self) -> None:
+        self.scheduler.drain()
+
+    @invariant()
+    def no_bound_is_broken(self) -> None:
+        counts = self.scheduler.snapshot()
+        assert counts.live <= BOUNDS.live
+        assert counts[Stage.PREPARE] <= BOUNDS.preparing
+        assert counts[Stage.VERIFY] <= BOUNDS.verifying
+
+    @invariant()
+    def every_planned_episode_is_in_exactly_one_stage(self) -> None:
+        counts = self.scheduler.snapshot()
+        assert sum(counts.stages.values()) == counts.submitted == len(self.planned)
+        for stage in Stage:
+            here = sum(self.scheduler.stage(id) is stage for id in self.planned)
+            assert counts[stage] == here
+
+    @invariant()
+    def no_episode_is_admitted_more_often_than_it_may_be_tried(self) -> None:
+        for id, times in self.granted.items():
+            assert times <= BOUNDS.tries
+            assert self.scheduler.tries(id) == times
+
+    def teardown(self) -> None:
+        """Whatever happened, the rest can be driven to its end, each episode exactly once."""
+        for _ in range(10 * len(self.planned) + 10):
+            self.grant()
+            self.prepared()
+            self.acted()
+            self.grant()
+            self.verified()
+            self.finished()
+        assert self.scheduler.idle
+        assert all(self.scheduler.stage(id) in ENDED for id in self.planned)
+
+
+TestAnyOrder = AnyOrder.TestCase
+TestAnyOrder.settings = settings(max_examples=200, stateful_step_count=60, deadline=None)
+
+
+def started(bounds: Bounds = BOUNDS, n: int = 1) -> Scheduler:
+    scheduler = Scheduler(bounds)
+    for i in range(n):
+        scheduler.submit(f"e{i}", 0.0)
+    scheduler.grants()
+    return scheduler
+
+
+def test_episodes_start_in_the_order_they_were_planned() -> None:
+    scheduler = Scheduler(Bounds(live=3, preparing=3, verifying=1, tries=1))
+    for id in ("b", "a", "c", "d"):
+        scheduler.submit(id, 0.0)
+    assert [g.id for g in scheduler.grants()] == ["b", "a", "c"]
+
+
+def test_a_failed_episode_goes_first_when_it_is_tried_again() -> None:
+    scheduler = started(Bounds(live=1, preparing=1, verifying=1, tries=2), n=3)
+    assert scheduler.failed("e0", 1.0) is After.RETRY
+    assert [g.id for g in scheduler.grants()] == ["e0"]
+    assert scheduler.tries("e0") == 2
+
+
+def test_an_episode_whose_tries_are_spent_is_stored_as_failed() -> None:
+    scheduler = started(Bounds(live=1, preparing=1, verifying=1, tries=1))
+    assert scheduler.failed("e0", 1.0) is After.STORE
+    scheduler.finished("e0")
+    assert scheduler.idle
+
+
+def test_a_failure_while_draining_is_owed_to_the_next_run() -> None:
+    scheduler = started(n=3)
+    assert scheduler.drain() == ["e2"]
+    assert scheduler.failed("e0", 1.0) is After.OWED
+    assert scheduler.stage("e0") is Stage.CANCELLED
+
+
+def test_draining_still_lets_live_episodes_verify() -> None:
+    scheduler = started()
+    scheduler.prepared("e0")
+    scheduler.drain()
+    scheduler.acted("e0", 1.0)
+    assert [g.stage for g in scheduler.grants()] == [Stage.VERIFY]
+
+
+def test_waiting_for_a_verify_slot_is_measured_from_the_end_of_the_agent() -> None:
+    scheduler = started()
+    scheduler.prepared("e0")
+    scheduler.acted("e0", 5.0)
+    assert scheduler.waited_s("e0", 7.5) == 2.5
+
+
+@pytest.mark.parametrize("event", ["acted", "verified", "finished", "prepared"])
+def test_an_event_out_of_order_is_a_bug(event: str) -> None:
+    scheduler = Scheduler(BOUNDS)
+    scheduler.submit("e0", 0.0)
+    arguments = ("e0", 0.0) if event == "acted" else ("e0",)
+    with pytest.raises(ContractError, match="e0"):
+        getattr(scheduler, event)(*arguments)
+
+
+def test_the_same_episode_cannot_be_planned_twice() -> None:
+    scheduler = started()
+    with pytest.raises(ContractError, match="already planned"):
+        scheduler.submit("e0", 0.0)
+
+
+def test_an_unknown_episode_is_a_bug() -> None:
+    with pytest.raises(ContractError, match="never planned"):
+        Scheduler(BOUNDS).prepared("nobody")
+
+
+def test_a_waiting_episode_that_is_cancelled_or_fails_frees_its_place_in_line() -> None:
+    scheduler = started(n=2)
+    for id in ("e0", "e1"):
+        scheduler.prepared(id)
+        scheduler.acted(id, 1.0)
+    scheduler.cancelled("e0")
+    scheduler.failed("e1", 2.0, retry=False)
+    assert scheduler.grants() == []
+
+
+def test_the_repr_is_the_snapshot() -> None:
+    assert "submitted=1" in repr(started())
