@@ -1,0 +1,1 @@
+"""Agent protocols: how a model's text becomes commands, and how results become text."""
