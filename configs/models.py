@@ -15,7 +15,9 @@ Port = Annotated[int, Field(ge=0, le=65535)]
 class Section(BaseModel):
     """A table of the configuration file."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, use_attribute_docstrings=True, allow_inf_nan=False
+    )
 
 
 class TasksConfig(Section):
@@ -54,7 +56,9 @@ class SamplingConfig(Section):
     """How the model samples."""
 
     temperature: Annotated[float, Field(ge=0)] = 0.7
+    """0: always the likeliest token."""
     top_p: Annotated[float, Field(gt=0, le=1)] = 1.0
+    """Sample from the likeliest tokens that together have this probability; 1: all tokens."""
     top_k: int = 0
     """0: all tokens."""
     max_tokens: PositiveInt = 512
@@ -67,10 +71,13 @@ class ServerConfig(Section):
     """The local vLLM server."""
 
     host: str = "127.0.0.1"
+    """The address it listens on."""
     port: Port = 0
     """0: a free one. A port that is taken is refused, with what holds it."""
     device: Literal["auto", "cuda", "cpu"] = "auto"
+    """`auto` takes a GPU if there is one, else the CPU."""
     start_timeout_s: Seconds = 600.0
+    """How long it may take until it answers, loading the weights included."""
     restarts: Annotated[int, Field(ge=0)] = 2
     """How often a server that died is started again within one run."""
     max_model_len: PositiveInt | None = None
@@ -80,6 +87,7 @@ class ServerConfig(Section):
     kv_cache_gib: PositiveInt = 2
     """Size of the key-value cache; CPU only."""
     gpu_memory_utilization: Annotated[float, Field(gt=0, le=1)] = 0.9
+    """Share of the GPU's memory that the server may take."""
     enforce_eager: bool | None = None
     """None: eager on a CPU (it starts four times faster), graphs on a GPU."""
     args: tuple[str, ...] = ()
@@ -90,6 +98,7 @@ class VllmConfig(Section):
     """A model behind a vLLM server: one we start, or one that already runs."""
 
     type: Literal["vllm"] = "vllm"
+    """Which policy."""
     model: str = "smollm2-135m"
     """A folder with weights and tokenizer, or `smollm2-135m`, the small model of extra `cpu`."""
     base_url: str | None = None
@@ -112,19 +121,23 @@ class OracleConfig(Section):
     """Runs each task's reference solution."""
 
     type: Literal["oracle"] = "oracle"
+    """Which policy."""
 
 
 class NoopConfig(Section):
     """Does nothing and says it is done."""
 
     type: Literal["noop"] = "noop"
+    """Which policy."""
 
 
 class ScriptedConfig(Section):
     """A fixed list of commands, one turn each, the same for every task."""
 
     type: Literal["scripted"] = "scripted"
+    """Which policy."""
     commands: tuple[str, ...] = ()
+    """One command per turn."""
     script: str | None = None
     """A TOML file: `commands = [...]` for all tasks and `[tasks."NAME"] commands = [...]`."""
 
@@ -133,6 +146,7 @@ class ReplayConfig(Section):
     """Repeats the commands of a recorded run, episode by episode."""
 
     type: Literal["replay"] = "replay"
+    """Which policy."""
     run: str
     """The run folder to replay."""
 
@@ -147,6 +161,7 @@ class LimitsConfig(Section):
     """When an episode ends. The order of the checks is in `engine/limits.py`."""
 
     max_turns: PositiveInt = 20
+    """Policy calls of an episode."""
     max_tokens: PositiveInt | None = None
     """Sampled tokens of an episode."""
     agent_timeout_s: Seconds | None = None
@@ -178,6 +193,7 @@ class StoreConfig(Section):
     shard_mb: PositiveInt = 256
     """A shard is sealed at this size and the next one begun."""
     compression_level: Annotated[int, Field(ge=1, le=19)] = 3
+    """Of zstd: higher is smaller and slower."""
     fsync: bool = True
     """False: a record is durable against a killed process, not against a power cut."""
 
@@ -191,6 +207,7 @@ class RunConfig(Section):
     """Seeds the model's sampling; each attempt gets its own from it."""
     tasks: TasksConfig = TasksConfig()
     policy: PolicyConfig = VllmConfig()
+    """Who acts. Its `type` decides which keys the table has; the default is `vllm`."""
     sandbox: SandboxConfig = SandboxConfig()
     limits: LimitsConfig = LimitsConfig()
     engine: EngineConfig = EngineConfig()
