@@ -1,7 +1,7 @@
 """What a run measures about itself while it runs: bounded samples and the loop's lag.
 
-Rule: constant memory however long the run. A `Reservoir` keeps a uniform random part of what it saw,
-so its percentiles are estimates once it has seen more than `size` values.
+Rule: constant memory however long the run. A `Reservoir` keeps a uniform random part of what it
+saw, so its percentiles are estimates once it has seen more than `size` values.
 """
 
 import asyncio

@@ -30,18 +30,30 @@ async def fan_out(
     try:
         for item in items:
             futures.append(await pool.spawn(call(item)))
-            for failed in futures:
-                if failed.done():
-                    failed.result()
+            _raise_first(futures)
         if futures:
             await asyncio.wait(futures, return_when=asyncio.FIRST_EXCEPTION)
+            _raise_first(futures)
         return [future.result() for future in futures]
     finally:
         if not pool.is_empty:
-            await run_shielded(pool.cancel())
+            await run_shielded(_end(pool))
         for future in futures:
             if future.done() and not future.cancelled():
                 future.exception()  # retrieved, so that asyncio does not report it again
+
+
+def _raise_first(futures: Iterable["asyncio.Future[Any]"]) -> None:
+    for future in futures:
+        if future.done():
+            future.result()
+
+
+async def _end(pool: AioPool) -> None:
+    # A task that is cancelled before its first step would never give its place back.
+    await asyncio.sleep(0)
+    if not pool.is_empty:
+        await pool.cancel()
 
 
 async def run_shielded(work: Coroutine[Any, Any, R]) -> R:

@@ -1,0 +1,233 @@
+"""Drives planned episodes through the scheduler's stages.
+
+Rule: the scheduler decides, this file acts: one task per admitted episode, all in one task group.
+It owns no resources; the runner hands it open ones.
+"""
+
+import asyncio
+import time
+from collections.abc import Callable, Sequence
+from typing import Protocol
+
+from headrace.aio import run_shielded
+from headrace.engine.episode import Attempt, Parts, Planned
+from headrace.engine.events import (
+    EpisodeFinished,
+    EpisodeRetried,
+    EpisodeStarted,
+    OnEvent,
+    StageEntered,
+    Stopping,
+    TurnFinished,
+)
+from headrace.engine.meters import Meters
+from headrace.engine.scheduler import ENDED, After, Bounds, Grant, Scheduler, Snapshot, Stage
+from headrace.engine.shutdown import Shutdown, Stop
+from headrace.errors import InfrastructureError
+from headrace.types import Episode, Turn
+
+
+class EpisodeSink(Protocol):
+    """Where finished episodes go."""
+
+    async def append(self, episode: Episode) -> None:
+        """Returns when the episode is durable. Raises `StoreError`."""
+
+
+class Driver:
+    """One run's episodes from the first grant to the last record."""
+
+    def __init__(
+        self,
+        planned: Sequence[Planned],
+        parts: Parts,
+        bounds: Bounds,
+        *,
+        sink: EpisodeSink,
+        meters: Meters,
+        shutdown: Shutdown,
+        grace_s: float,
+        on_event: OnEvent,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._planned = {p.id: p for p in planned}
+        self._parts = parts
+        self._sink = sink
+        self._meters = meters
+        self._shutdown = shutdown
+        self._grace_s = grace_s
+        self._on_event = on_event
+        self._clock = clock
+        self._scheduler = Scheduler(bounds)
+        self._wake = asyncio.Event()
+        self._gates: dict[str, asyncio.Event] = {}
+        self._tasks: dict[str, asyncio.Task[None]] = {}
+        self._obeyed = Stop.NONE
+        self._grace: asyncio.TimerHandle | None = None
+        self.error: InfrastructureError | None = None
+        """What made the run stop before its plan was done, if something did."""
+
+    async def drive(self) -> Snapshot:
+        """Run the plan to its end, or to the end that was asked for."""
+        for id in self._planned:
+            self._scheduler.submit(id, self._clock())
+        self._shutdown.listener = self._wake.set
+        try:
+            async with asyncio.TaskGroup() as group:
+                while True:
+                    self._obey()
+                    for grant in self._scheduler.grants():
+                        self._act_on(grant, group)
+                    if self._scheduler.idle:
+                        break
+                    await self._wake.wait()
+                    self._wake.clear()
+        finally:
+            self._shutdown.listener = None
+            if self._grace is not None:
+                self._grace.cancel()
+        return self._scheduler.snapshot()
+
+    # --- grants ---
+
+    def _act_on(self, grant: Grant, group: asyncio.TaskGroup) -> None:
+        if grant.stage is Stage.VERIFY:
+            self._gates.pop(grant.id).set()
+            self._entered(grant.id, Stage.VERIFY)
+            return
+        queue_s = self._scheduler.waited_s(grant.id, self._clock())
+        self._tasks[grant.id] = group.create_task(self._episode(grant.id, queue_s), name=grant.id)
+
+    async def _episode(self, id: str, queue_s: float) -> None:
+        planned = self._planned[id]
+        self._on_event(EpisodeStarted(id=id, task=planned.task.name, sample=planned.sample))
+        self._entered(id, Stage.PREPARE)
+        attempt = Attempt(planned, self._parts)
+        try:
+            try:
+                await attempt.run(_Stages(self, id, attempt))
+            except InfrastructureError as error:
+                if not self._survives(id, attempt, error):
+                    return
+            tries = self._scheduler.tries(id)
+            await self._store(attempt.episode(tries=tries, queue_s=queue_s))
+        finally:
+            del self._tasks[id]
+            self._gates.pop(id, None)
+            if self._scheduler.stage(id) not in ENDED | {Stage.QUEUED}:
+                self._scheduler.cancelled(id)
+            self._wake.set()
+
+    def _survives(self, id: str, attempt: Attempt, error: InfrastructureError) -> bool:
+        """Whether a failed attempt is to be stored now."""
+        if error.final:
+            self._halt(error)
+        if self._scheduler.stage(id) is Stage.STORE:
+            # Verified; only closing failed. The verdict stands, and sweep finds what is left.
+            return True
+        if error.final:
+            return False
+        after = self._scheduler.failed(id, self._clock(), retry=error.retry)
+        if after is After.RETRY:
+            self._on_event(EpisodeRetried(id=id, error=f"{type(error).__name__}: {error}"))
+        if after is not After.STORE:
+            return False
+        attempt.failed(error)
+        return True
+
+    async def _store(self, episode: Episode) -> None:
+        self._entered(episode.id, Stage.STORE)
+        try:
+            await run_shielded(self._sink.append(episode))
+        except InfrastructureError as error:
+            self._halt(error)
+            return
+        self._scheduler.finished(episode.id)
+        fault = episode.verdict.fault
+        self._on_event(
+            EpisodeFinished(
+                id=episode.id,
+                task=episode.task,
+                sample=episode.sample,
+                reward=episode.verdict.reward,
+                fault=None if fault is None else fault.value,
+                stop_reason=episode.stop_reason.value,
+                tries=episode.tries,
+            )
+        )
+
+    # --- stopping ---
+
+    def _halt(self, error: InfrastructureError) -> None:
+        """An error that no further try can mend: stop, with what is durable intact."""
+        self.error = self.error or error
+        self._shutdown.request(Stop.CANCEL, f"{type(error).__name__}: {error}")
+
+    def _obey(self) -> None:
+        if self._shutdown.stop is self._obeyed:
+            return
+        self._obeyed = self._shutdown.stop
+        self._scheduler.drain()
+        cancel = {Stage.PREPARE}
+        if self._obeyed is Stop.CANCEL:
+            cancel |= {Stage.ACT, Stage.WAITING, Stage.VERIFY}
+        else:
+            loop = asyncio.get_running_loop()
+            self._grace = loop.call_later(
+                self._grace_s, self._shutdown.request, Stop.CANCEL, "the grace period is over"
+            )
+        mode = "cancelling" if self._obeyed is Stop.CANCEL else "finishing"
+        self._on_event(Stopping(mode=mode, reason=self._shutdown.reason))
+        for id, task in self._tasks.items():
+            if self._scheduler.stage(id) in cancel:
+                task.cancel()
+
+    # --- what the stages report ---
+
+    def _entered(self, id: str, stage: Stage) -> None:
+        self._on_event(StageEntered(id=id, stage=stage.value))
+
+    def on_prepared(self, id: str, prepare_s: float) -> None:
+        self._scheduler.prepared(id)
+        self._meters.start_s.add(prepare_s)
+        self._meters.started += 1
+        self._entered(id, Stage.ACT)
+        self._wake.set()
+
+    def on_turn(self, id: str, turn: Turn, sampled_tokens: int) -> None:
+        self._meters.turns += 1
+        self._meters.sampled_tokens += sampled_tokens
+        for result in turn.results:
+            self._meters.command_s.add(result.duration_s)
+        self._on_event(TurnFinished(id=id, sampled_tokens=sampled_tokens))
+
+    async def on_acted(self, id: str) -> None:
+        self._scheduler.acted(id, self._clock())
+        gate = self._gates[id] = asyncio.Event()
+        self._wake.set()
+        await gate.wait()
+
+    def on_verified(self, id: str) -> None:
+        self._scheduler.verified(id)
+        self._wake.set()
+
+
+class _Stages:
+    """An episode's line to its driver."""
+
+    def __init__(self, driver: Driver, id: str, attempt: Attempt) -> None:
+        self._driver = driver
+        self._id = id
+        self._attempt = attempt
+
+    def prepared(self) -> None:
+        self._driver.on_prepared(self._id, self._attempt.prepare_s)
+
+    def turn(self, turn: Turn, sampled_tokens: int) -> None:
+        self._driver.on_turn(self._id, turn, sampled_tokens)
+
+    async def acted(self) -> None:
+        await self._driver.on_acted(self._id)
+
+    def verified(self) -> None:
+        self._driver.on_verified(self._id)

@@ -1,0 +1,20 @@
+#!/usr/bin/env bash
+# with-docker-engine.sh COMMAND...: runs the command with a Docker engine, bringing one up for its
+# length where none runs and we are root. Takes down only what it started.
+set -euo pipefail
+here=$(cd "$(dirname "$0")" && pwd)
+started=0
+if ! "$here/docker-engine.sh" status >/dev/null 2>&1; then
+	if [ "$(id -u)" -eq 0 ]; then
+		"$here/docker-engine.sh" up
+		started=1
+	else
+		echo "headrace: no Docker engine and not root: what needs one is skipped" >&2
+	fi
+fi
+address=$("$here/docker-engine.sh" status 2>/dev/null | sed -n 's/^DOCKER_HOST=//p') || true
+[ -n "$address" ] && export DOCKER_HOST="$address"
+code=0
+"$@" || code=$?
+[ "$started" = 1 ] && "$here/docker-engine.sh" down
+exit "$code"
