@@ -1,0 +1,3 @@
+#!/bin/bash
+set -eu
+gcc -o /app/hello /app/hello.c

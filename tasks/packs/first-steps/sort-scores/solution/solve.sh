@@ -1,0 +1,3 @@
+#!/bin/bash
+set -eu
+sort -n /app/scores.txt > /app/sorted.txt
