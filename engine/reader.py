@@ -1,0 +1,169 @@
+"""Reading a run's episodes, in any process, while the run goes on.
+
+Rules: memory holds one block, however long the run; what is read is a prefix of what was
+acknowledged when the reading began or later; damage is an error with shard and offset unless the
+caller takes it through `on_damage` and reads on. Nothing here writes.
+"""
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Final
+
+import msgspec
+import zstandard
+
+from headrace.engine import frames, shards
+from headrace.engine.frames import Entry, IndexedBlock
+from headrace.engine.shards import Block, Damage, End
+from headrace.errors import RunFolderError
+from headrace.types import Episode
+
+SHARDS: Final = "shards"
+"""The folder of a run that holds its shards."""
+
+OnDamage = Callable[[Damage], None]
+
+
+def read_episodes(run: Path, *, on_damage: OnDamage | None = None) -> Iterator[Episode]:
+    """Every stored episode in the order of storing, superseded ones included.
+
+    Raises `RunFolderError` at the first damage, or calls `on_damage` and reads what follows it.
+    """
+    decoder = msgspec.msgpack.Decoder(Episode)
+    for path, block in _blocks(run, on_damage, payloads=True):
+        for entry, data in _records(block):
+            yield _decode(decoder, path, block.offset, entry, data)
+
+
+def latest_episodes(run: Path, *, on_damage: OnDamage | None = None) -> Iterator[Episode]:
+    """The newest record of every id, in the order of storing.
+
+    An episode owed after an infrastructure failure is stored again under its id; the newer record
+    is the one that counts. Keeps the ids in memory, not the episodes.
+    """
+    newest: dict[str, tuple[Path, int, int]] = {}
+    for path, block in _blocks(run, _pass_over, payloads=False):
+        for position, entry in enumerate(block.entries):
+            newest[entry.id] = (path, block.offset, position)
+    decoder = msgspec.msgpack.Decoder(Episode)
+    for path, block in _blocks(run, on_damage, payloads=True):
+        for position, (entry, data) in enumerate(_records(block)):
+            if newest.get(entry.id) == (path, block.offset, position):
+                yield _decode(decoder, path, block.offset, entry, data)
+
+
+def iter_ids(run: Path, *, on_damage: OnDamage | None = None) -> Iterator[str]:
+    """The id of every stored record, from the directories alone."""
+    for _, block in _blocks(run, on_damage, payloads=False):
+        for entry in block.entries:
+            yield entry.id
+
+
+def finished_ids(run: Path, *, on_damage: OnDamage | None = None) -> set[str]:
+    """The ids whose newest readable record counts; the others are owed.
+
+    Every stored byte is checked on the way (about a second per gigabyte), so that an episode that
+    can no longer be read is owed again.
+    """
+    finished: set[str] = set()
+    for _, block in _blocks(run, on_damage, payloads=True):
+        for entry in block.entries:
+            if entry.owed:
+                finished.discard(entry.id)
+            else:
+                finished.add(entry.id)
+    return finished
+
+
+def find(run: Path, episode: str) -> Episode | None:
+    """The newest record of an id, through the index of each sealed shard; None if there is none.
+
+    Raises `RunFolderError` if its block is damaged.
+    """
+    paths = list_shards(run / SHARDS)
+    for path in reversed(paths):
+        for block in reversed(_entries(path, last=path is paths[-1])):
+            for position in reversed(range(len(block.entries))):
+                if block.entries[position].id == episode:
+                    return _read_one(path, block, position)
+    return None
+
+
+def list_shards(folder: Path) -> list[Path]:
+    """The shards of a folder in order. Raises `RunFolderError` for a gap or a foreign name."""
+    paths = sorted(folder.glob(f"*{shards.SUFFIX}"), key=shards.shard_number)
+    for number, path in enumerate(paths):
+        if shards.shard_number(path) != number:
+            raise RunFolderError(
+                f"{folder / shards.shard_name(number)} is missing, but {path.name} is there;"
+                " restore it from a copy"
+            )
+    return paths
+
+
+def _blocks(
+    run: Path, on_damage: OnDamage | None, *, payloads: bool
+) -> Iterator[tuple[Path, Block]]:
+    paths = list_shards(run / SHARDS)
+    for path in paths:
+        for item in shards.scan(path, last=path is paths[-1], payloads=payloads):
+            match item:
+                case Block():
+                    yield path, item
+                case Damage():
+                    if on_damage is None:
+                        raise RunFolderError(
+                            f"{item}. Restore the file from a copy, or go on without those bytes:"
+                            " what is before and after them is readable"
+                        )
+                    on_damage(item)
+                case End():
+                    pass
+
+
+def _pass_over(damage: Damage) -> None:
+    """For a first pass whose second pass reports."""
+
+
+def _entries(path: Path, *, last: bool) -> tuple[IndexedBlock, ...]:
+    """The directories of a shard: from its index, or by a scan where there is none."""
+    index = shards.read_index(path)
+    if index is not None:
+        return index
+    items = shards.scan(path, last=last, payloads=False)
+    return tuple(item.indexed() for item in items if isinstance(item, Block))
+
+
+def _records(block: Block) -> Iterator[tuple[Entry, memoryview]]:
+    raw = memoryview(
+        frames.unpack_payload(block.header, block.payload, zstandard.ZstdDecompressor())
+    )
+    start = 0
+    for entry in block.entries:
+        yield entry, raw[start : start + entry.length]
+        start += entry.length
+
+
+def _read_one(path: Path, block: IndexedBlock, position: int) -> Episode:
+    found = shards.read_block(path, block.offset)
+    if found is None:
+        raise RunFolderError(
+            f"{path}: damaged block at byte {block.offset}; restore it from a copy"
+        )
+    entry, data = list(_records(found))[position]
+    return _decode(msgspec.msgpack.Decoder(Episode), path, block.offset, entry, data)
+
+
+def _decode(
+    decoder: "msgspec.msgpack.Decoder[Episode]",
+    path: Path,
+    offset: int,
+    entry: Entry,
+    data: memoryview,
+) -> Episode:
+    try:
+        return decoder.decode(data)
+    except msgspec.DecodeError as e:
+        raise RunFolderError(
+            f"{path}: the record of episode {entry.id} at byte {offset} is not an episode: {e}"
+        ) from e

@@ -1,0 +1,259 @@
+"""The store: episodes into shards, one writer per run.
+
+Rule: `append` returns once the episode is durable, never before; appends that wait together share
+one block and one fsync. Encoding, compression and I/O run on one thread of the store's own, off
+the event loop. Reading is in `reader.py` and needs no store.
+"""
+
+import asyncio
+import queue
+import threading
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Final, Self
+
+import msgspec
+
+from headrace.aio import in_thread, run_shielded
+from headrace.configs.models import StoreConfig
+from headrace.engine import frames, shards
+from headrace.engine.locks import FolderLock
+from headrace.engine.reader import SHARDS, list_shards
+from headrace.engine.resume import is_owed
+from headrace.errors import ContractError, HeadraceError, StoreError
+from headrace.types import Episode, Record
+
+BLOCK_BYTES: Final = 4 << 20
+"""A block takes no further record once it is this large: what a reader holds in memory."""
+
+
+class StoreSnapshot(Record, frozen=True, kw_only=True):
+    """What a store is doing and has done."""
+
+    waiting: int
+    """Appends that are not durable yet."""
+    records: int
+    raw_bytes: int
+    stored_bytes: int
+    commits: int
+    """Blocks written; each is one fsync."""
+    shard: str | None
+    torn_bytes: int
+    """Cut from what a dead writer left, when this store was opened."""
+    failed: str | None
+
+
+@dataclass(slots=True)
+class _Waiting:
+    episode: Episode
+    done: asyncio.Future[None]
+    loop: asyncio.AbstractEventLoop
+    data: bytes = b""
+
+
+class Store:
+    """Appends episodes to the shards of one run. An async context manager.
+
+    After a `StoreError` every further append is refused with it: whether a failed fsync kept
+    anything cannot be known, so the run stops and the next one recovers.
+    """
+
+    def __init__(
+        self, run: Path, config: StoreConfig | None = None, *, max_waiting: int = 1024
+    ) -> None:
+        self._folder = run / SHARDS
+        self._config = config or StoreConfig()
+        self._queue: queue.SimpleQueue[_Waiting | None] = queue.SimpleQueue()
+        self._room = asyncio.Semaphore(max_waiting)
+        self._thread = threading.Thread(target=self._work, name="headrace-store", daemon=True)
+        self._lock: FolderLock | None = None
+        self._writer: shards.ShardWriter | None = None
+        self._encoder = msgspec.msgpack.Encoder()
+        self._number = 0
+        self._open = False
+        self._waiting = 0
+        self._records = 0
+        self._raw_bytes = 0
+        self._stored_bytes = 0
+        self._commits = 0
+        self._torn_bytes = 0
+        self._failed: str | None = None
+
+    async def __aenter__(self) -> Self:
+        await in_thread(self._recover)
+        self._thread.start()
+        self._open = True
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._open = False
+        self._queue.put(None)
+        try:
+            await run_shielded(in_thread(self._thread.join))
+        finally:
+            if self._lock is not None:
+                self._lock.close()
+        if self._failed is not None and error is None:
+            raise StoreError(self._failed)  # sealing failed: nothing is lost, but say so
+
+    def snapshot(self) -> StoreSnapshot:
+        return StoreSnapshot(
+            waiting=self._waiting,
+            records=self._records,
+            raw_bytes=self._raw_bytes,
+            stored_bytes=self._stored_bytes,
+            commits=self._commits,
+            shard=None if self._writer is None else self._writer.path.name,
+            torn_bytes=self._torn_bytes,
+            failed=self._failed,
+        )
+
+    def __repr__(self) -> str:
+        return f"Store({self.snapshot()})"
+
+    async def append(self, episode: Episode) -> None:
+        """Make `episode` durable. Raises `StoreError`.
+
+        Cancelling stops the wait, not the write: the record may still become durable.
+        """
+        async with self._room:
+            if not self._open:
+                raise ContractError("append to a store outside its block")
+            if self._failed is not None:
+                raise StoreError(self._failed)
+            loop = asyncio.get_running_loop()
+            waiting = _Waiting(episode, loop.create_future(), loop)
+            self._waiting += 1
+            try:
+                self._queue.put(waiting)
+                await waiting.done
+            finally:
+                self._waiting -= 1
+
+    # --- below: on the store's thread -------------------------------------------------------
+
+    def _recover(self) -> None:
+        try:
+            self._folder.mkdir(parents=True, exist_ok=True)
+            shards.sync_folder(self._folder.parent)
+            self._lock = FolderLock(self._folder / "lock")
+        except OSError as e:
+            raise StoreError(f"{self._folder} cannot be written: {e.strerror or e}") from e
+        try:
+            existing = list_shards(self._folder)
+            if existing:
+                self._number = shards.shard_number(existing[-1]) + 1
+                self._torn_bytes = shards.recover(
+                    existing[-1], level=self._config.compression_level, fsync=self._config.fsync
+                )
+                if not existing[-1].exists():
+                    self._number -= 1
+        except BaseException:
+            self._lock.close()
+            raise
+
+    def _work(self) -> None:
+        ending = False
+        while not ending:
+            batch, ending = self._next_batch()
+            if batch:
+                self._commit(batch)
+        if self._failed is None:
+            self._seal()
+        elif self._writer is not None:
+            self._writer.close()
+
+    def _next_batch(self) -> tuple[list[_Waiting], bool]:
+        """All that waits now, up to one block; never waits for more than the first."""
+        batch: list[_Waiting] = []
+        size = 0
+        item = self._queue.get()
+        while item is not None:
+            if self._encode(item):
+                batch.append(item)
+                size += len(item.data)
+            if size >= BLOCK_BYTES:
+                return batch, False
+            try:
+                item = self._queue.get_nowait()
+            except queue.Empty:
+                return batch, False
+        return batch, True
+
+    def _encode(self, item: _Waiting) -> bool:
+        """False if this episode cannot be a record; its append alone fails."""
+        try:
+            item.data = self._encoder.encode(item.episode)
+        except (TypeError, ValueError, OverflowError, msgspec.MsgspecError) as e:
+            _settle([item], StoreError(f"episode {item.episode.id} cannot be encoded: {e}"))
+            return False
+        if len(item.data) > frames.MAX_RAW_BYTES - BLOCK_BYTES:
+            _settle([item], StoreError(f"episode {item.episode.id} is over 1 GiB"))
+            return False
+        return True
+
+    def _commit(self, batch: list[_Waiting]) -> None:
+        if self._failed is not None:
+            _settle(batch, StoreError(self._failed))
+            return
+        try:
+            self._write(batch)
+        except Exception as e:  # the capture point of the store's thread: nobody waits for ever
+            self._failed = str(e) if isinstance(e, HeadraceError) else f"{type(e).__name__}: {e}"
+            _settle(batch, StoreError(self._failed))
+        else:
+            _settle(batch, None)
+            self._seal_if_full()
+
+    def _write(self, batch: list[_Waiting]) -> None:
+        if self._writer is None:
+            self._writer = shards.ShardWriter(
+                self._folder,
+                self._number,
+                level=self._config.compression_level,
+                fsync=self._config.fsync,
+            )
+            self._number += 1
+        records = [(item.episode.id, is_owed(item.episode), item.data) for item in batch]
+        self._stored_bytes += self._writer.append(records)
+        self._raw_bytes += sum(len(item.data) for item in batch)
+        self._records += len(batch)
+        self._commits += 1
+
+    def _seal_if_full(self) -> None:
+        if self._writer is not None and self._writer.offset >= self._config.shard_mb << 20:
+            self._seal()
+
+    def _seal(self) -> None:
+        if self._writer is None:
+            return
+        writer, self._writer = self._writer, None
+        try:
+            writer.seal()
+        except StoreError as e:
+            self._failed = str(e)
+
+
+def _settle(batch: Sequence[_Waiting], error: StoreError | None) -> None:
+    """Wake the appends of a batch, in one call into their loop."""
+    try:
+        batch[0].loop.call_soon_threadsafe(_wake, batch, error)
+    except RuntimeError:
+        return  # the loop is closed: nobody waits any more
+
+
+def _wake(batch: Sequence[_Waiting], error: StoreError | None) -> None:
+    for item in batch:
+        if item.done.done():
+            continue
+        if error is None:
+            item.done.set_result(None)
+        else:
+            item.done.set_exception(StoreError(str(error)))
