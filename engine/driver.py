@@ -64,6 +64,8 @@ class Driver:
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self._obeyed = Stop.NONE
         self._grace: asyncio.TimerHandle | None = None
+        self.finished = 0
+        """Episodes that are durable."""
         self.error: InfrastructureError | None = None
         """What made the run stop before its plan was done, if something did."""
 
@@ -143,6 +145,7 @@ class Driver:
             self._halt(error)
             return
         self._scheduler.finished(episode.id)
+        self.finished += 1
         fault = episode.verdict.fault
         self._on_event(
             EpisodeFinished(

@@ -6,7 +6,6 @@ measured while running (`wall_s` and what depends on it) is of the last session 
 
 import platform
 from collections import Counter
-from collections.abc import Iterable
 from importlib import metadata
 from pathlib import Path
 
@@ -90,13 +89,6 @@ class Counted(msgspec.Struct):
         if episode.verdict.passed:
             counts[1] += 1
             self.passed += 1
-
-
-def count(episodes: Iterable[Episode]) -> Counted:
-    counted = Counted()
-    for episode in episodes:
-        counted.add(episode)
-    return counted
 
 
 def versions() -> dict[str, str]:

@@ -1,0 +1,294 @@
+"""One run: from a configuration to a folder of verified trajectories.
+
+Rule: this file opens everything a run owns and closes it in reverse, whatever happens; the driver
+between is handed open parts. Running the same folder again does only what is owed.
+"""
+
+import asyncio
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from headrace.policies.registry import build
+from headrace.sandbox.providers import Chosen, choose
+from headrace.tasks.catalog import load
+from headrace.verifiers.harbor import HarborVerifier
+
+from headrace.aio import background, fan_out, in_thread
+from headrace.configs.models import ReplayConfig, RunConfig
+from headrace.engine.driver import Driver
+from headrace.engine.episode import Parts, Planned
+from headrace.engine.evaluate import evaluate_outcomes, outcome
+from headrace.engine.events import Note, OnEvent, Preparing, RunFinished, RunStarted, ignore
+from headrace.engine.limits import combine
+from headrace.engine.meters import Meters
+from headrace.engine.reader import latest_episodes
+from headrace.engine.resume import episode_id, owed
+from headrace.engine.run_folder import RunFolder
+from headrace.engine.scheduler import Bounds
+from headrace.engine.shutdown import Shutdown, signals
+from headrace.engine.store import Store
+from headrace.engine.summary import Counted, Summary, summarise, write
+from headrace.errors import ImageError, TaskError
+from headrace.policies.base import Policy
+from headrace.sandbox.base import Limits, Provider
+from headrace.types import Task, Turn
+
+
+class Interrupted(Exception):
+    """The user stopped the run. What is durable stays; `summary` counts it."""
+
+    def __init__(self, reason: str, summary: Summary) -> None:
+        super().__init__(reason)
+        self.reason = reason
+        self.summary = summary
+
+
+async def run(config: RunConfig, out: Path, *, on_event: OnEvent = ignore) -> Summary:
+    """Run what `out` still owes of `config` and write `summary.json`.
+
+    Raises `UsageError` before anything starts; `Interrupted` after Ctrl-C, with the summary of
+    what is durable; an `InfrastructureError` that is `final` when the sandbox engine, the model
+    server or the disk gave out for good. Cancelling it closes everything first.
+    """
+    shutdown = Shutdown()
+    with signals(shutdown):
+        tasks = await in_thread(_tasks, config, on_event)
+        async with await choose(config.sandbox, progress=_line(on_event)) as chosen:
+            return await _run(config, out, tasks, chosen, shutdown, on_event)
+
+
+async def _run(
+    config: RunConfig,
+    out: Path,
+    tasks: Sequence[Task],
+    chosen: Chosen,
+    shutdown: Shutdown,
+    on_event: OnEvent,
+) -> Summary:
+    provider = chosen.provider
+    policy = await in_thread(_policy, config, out, on_event)
+    folder = await in_thread(_open, config, out, tasks, policy, provider)
+    with folder:
+        finished = await in_thread(folder.finished)
+        for damage in folder.damage:
+            on_event(Note(text=f"unreadable, to be run again: {damage}"))
+        plan = plan_episodes(config, tasks, policy.version)
+        due = set(owed([p.id for p in plan], finished))
+        started = RunStarted(
+            run=folder.manifest.run,
+            planned=len(plan),
+            skipped=len(plan) - len(due),
+            provider=provider.name,
+            provider_reason=chosen.reason,
+            policy=policy.name,
+        )
+        on_event(started)
+        todo = [p for p in plan if p.id in due]
+        session = _Session(config, folder, todo, shutdown, on_event)
+        if todo:
+            await session.drive(provider, policy)
+        summary = await in_thread(session.summarise, provider.name, len(plan))
+        on_event(RunFinished(finished=summary.planned - summary.owed, owed=summary.owed))
+        if session.error is not None:
+            raise session.error
+        if shutdown.reason:
+            raise Interrupted(shutdown.reason, summary)
+        return summary
+
+
+def plan_episodes(config: RunConfig, tasks: Sequence[Task], policy_version: str) -> list[Planned]:
+    """Every (task, sample) of the run, siblings beside each other, in task order."""
+    return [
+        Planned(
+            id=episode_id(task.digest, policy_version, sample),
+            task=task,
+            sample=sample,
+            limits=combine(
+                task,
+                max_turns=config.limits.max_turns,
+                max_tokens=config.limits.max_tokens,
+                agent_timeout_s=config.limits.agent_timeout_s,
+                command_timeout_s=config.limits.command_timeout_s,
+                verifier_timeout_s=config.limits.verifier_timeout_s,
+            ),
+            sandbox=_limits(config, task),
+            network=config.sandbox.network == "task" and task.environment.network == "public",
+        )
+        for task in tasks
+        for sample in range(config.attempts)
+    ]
+
+
+class _Session:
+    """One process's work on a run folder."""
+
+    def __init__(
+        self,
+        config: RunConfig,
+        folder: RunFolder,
+        todo: Sequence[Planned],
+        shutdown: Shutdown,
+        on_event: OnEvent,
+    ) -> None:
+        self._config = config
+        self._folder = folder
+        self._todo = todo
+        self._shutdown = shutdown
+        self._on_event = on_event
+        self._meters = Meters()
+        self._wall_s = self._cpu_s = 0.0
+        self._done = 0
+        self.error: Exception | None = None
+
+    async def drive(self, provider: Provider, policy: Policy) -> None:
+        """Images and model server side by side, then the episodes."""
+        async with asyncio.TaskGroup() as group:
+            images = group.create_task(self._images(provider))
+            async with policy, Store(self._folder.path, self._config.store) as store:
+                await images
+                self._meters = meters = Meters()
+                driver = Driver(
+                    self._todo,
+                    Parts(provider=provider, policy=policy, verifier=HarborVerifier()),
+                    _bounds(self._config),
+                    sink=store,
+                    meters=meters,
+                    shutdown=self._shutdown,
+                    grace_s=self._config.engine.grace_s,
+                    on_event=self._on_event,
+                )
+                async with background(meters.watch_loop()):
+                    await driver.drive()
+                self._wall_s, self._cpu_s = meters.wall_s, meters.cpu_s
+                self._done = driver.finished
+                self.error = driver.error
+
+    async def _images(self, provider: Provider) -> None:
+        """Build each distinct image once, before the episodes that need it.
+
+        A build that fails is not an error here: the episodes that need it meet it again, from the
+        provider's memory, and record it.
+        """
+        unique: dict[tuple[str | None, ...], Task] = {}
+        for planned in self._todo:
+            recipe = planned.task.environment
+            unique.setdefault((recipe.image, recipe.dockerfile, recipe.context), planned.task)
+
+        async def prepare(numbered: tuple[int, Task]) -> None:
+            i, task = numbered
+            self._on_event(Preparing(what=f"image for {task.name}", fraction=i / len(unique)))
+            try:
+                await provider.prepare(task.environment)
+            except ImageError as error:
+                self._on_event(Note(text=f"no image for {task.name}: {error}"))
+
+        numbered = enumerate(unique.values())
+        await fan_out(prepare, numbered, limit=self._config.engine.preparing)
+
+    def summarise(self, provider: str, planned: int) -> Summary:
+        """Read the shards, sum up, write `summary.json`. Blocking."""
+        counted, outcomes = Counted(), []
+        for episode in latest_episodes(self._folder.path):
+            counted.add(episode)
+            outcomes.append(outcome(episode))
+        evaluation = evaluate_outcomes(outcomes)
+        summary = summarise(
+            counted,
+            self._meters,
+            run=self._folder.manifest.run,
+            provider=provider,
+            planned=planned,
+            this_session=self._done,
+            wall_s=self._wall_s,
+            cpu_s=self._cpu_s,
+            pass_at_k={str(e.k): e.value for e in evaluation.pass_at_k},
+        )
+        write(summary, self._folder.path)
+        return summary
+
+
+# --- from configuration to parts ------------------------------------------------------------
+
+
+def _tasks(config: RunConfig, on_event: OnEvent) -> tuple[Task, ...]:
+    source = config.tasks
+    catalog = load(source.source, source.include, source.exclude, source.limit)
+    for problem in catalog.problems:
+        on_event(Note(text=f"left out: {problem}"))
+    if not catalog.tasks:
+        raise TaskError(
+            f"{source.source}: expected at least one task, found none that is readable and"
+            " matches tasks.include and tasks.exclude; see `headrace tasks check`"
+        )
+    for task in catalog.tasks:
+        if task.inert:
+            fields = ", ".join(task.inert)
+            on_event(Note(text=f"{task.name}: read but not acted on yet: {fields}"))
+    return tuple(catalog.tasks)
+
+
+def _policy(config: RunConfig, out: Path, on_event: OnEvent) -> Policy:
+    recorded = None
+    if isinstance(config.policy, ReplayConfig):
+        recorded = _recorded(Path(config.policy.run))
+    return build(
+        config.policy,
+        seed=config.seed,
+        log_path=out / "logs" / "vllm.log",
+        progress=_line(on_event),
+        recorded=recorded,
+    )
+
+
+def _recorded(run: Path) -> Callable[[str, int], Sequence[Turn]]:
+    """The turns of a stored run by task digest and sample."""
+    turns = {(e.task_digest, e.sample): e.turns for e in latest_episodes(run)}
+
+    def find(task_digest: str, sample: int) -> Sequence[Turn]:
+        return turns.get((task_digest, sample), ())
+
+    return find
+
+
+def _open(
+    config: RunConfig, out: Path, tasks: Sequence[Task], policy: Policy, provider: Provider
+) -> RunFolder:
+    return RunFolder.open(
+        out,
+        config,
+        tasks={task.name: task.digest for task in tasks},
+        policy=policy.name,
+        policy_version=policy.version,
+        provider=provider.name,
+    )
+
+
+def _limits(config: RunConfig, task: Task) -> Limits:
+    """The task's limits where it names them, else the run's."""
+    recipe, ours = task.environment, config.sandbox
+    return Limits(
+        cpus=ours.cpus if recipe.cpus is None else recipe.cpus,
+        memory_mb=ours.memory_mb if recipe.memory_mb is None else recipe.memory_mb,
+        pids=ours.pids,
+        max_output_bytes=ours.max_output_bytes,
+    )
+
+
+def _bounds(config: RunConfig) -> Bounds:
+    engine = config.engine
+    return Bounds(
+        live=engine.live,
+        preparing=engine.preparing,
+        verifying=engine.verifying,
+        tries=engine.tries,
+    )
+
+
+def _line(on_event: OnEvent) -> Callable[[str], None]:
+    """A progress callback that becomes an event; safe to call from other threads."""
+    loop = asyncio.get_event_loop()
+
+    def tell(what: str) -> None:
+        loop.call_soon_threadsafe(on_event, Preparing(what=what))
+
+    return tell
