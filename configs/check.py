@@ -14,17 +14,34 @@ from typing import Any
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
-from headrace.configs.fields import NONE, Field, Table, either, tables, variants
+from headrace.configs.fields import NONE, Field, Table, default_type, either, tables, variants
 from headrace.configs.models import RunConfig
 from headrace.configs.places import Keys, Problem, at
 
 
 def validate(data: Mapping[str, Any]) -> tuple[RunConfig | None, list[Problem]]:
     """The configuration, or None and all that is wrong with it."""
+    data = _with_types(data, "")
     try:
         return RunConfig.model_validate(_strict(data, data, ""), strict=True), []
     except ValidationError as e:
         return None, [p for error in e.errors(include_url=False) for p in _problems(error, data)]
+
+
+def _with_types(data: Mapping[str, Any], above: str) -> dict[str, Any]:
+    """The data, where a table that comes in several types names the default one if it names none.
+
+    Otherwise to set one key of the default policy would take naming its type first.
+    """
+    typed: dict[str, Any] = {}
+    for name, value in data.items():
+        path = f"{above}{name}"
+        if isinstance(value, Mapping):
+            value = _with_types(value, f"{path}.")
+            if path in variants() and "type" not in value:
+                value = {"type": default_type(path), **value}
+        typed[name] = value
+    return typed
 
 
 def _strict(value: Any, root: Mapping[str, Any], path: str) -> Any:
@@ -74,7 +91,7 @@ def _problems(error: ErrorDetails, data: Mapping[str, Any]) -> Iterator[Problem]
             field = _field(path, data)
             words = f"; expected {field.words}: {field.text}" if field else ""
             yield Problem(keys=keys, message=f"{path}: missing{words}")
-        case "union_tag_invalid" | "union_tag_not_found":
+        case "union_tag_invalid":
             yield from _wrong_type_of_table(path, error["input"], data)
         case kind:
             message = _expected(path, index, kind, error["input"], data)
@@ -86,13 +103,9 @@ def _wrong_type_of_table(
 ) -> Iterator[Problem]:
     known = list(variants()[path])
     quoted = [f'"{tag}"' for tag in known]
-    expected = f"{path}.type: expected {either(quoted)}"
-    if "type" in table:
-        found = table["type"]
-        near = f"; did you mean {_closest(str(found), known)}?" if _closest(found, known) else ""
-        message = f"{expected}, found {_shown(found)}{near}"
-    else:
-        message = f"{expected}, found no `type`"
+    near = _closest(str(table["type"]), known)
+    hint = f"; did you mean {near}?" if near else ""
+    message = f"{path}.type: expected {either(quoted)}, found {_shown(table['type'])}{hint}"
     keys = tuple(path.split("."))
     yield Problem(keys=(*keys, "type"), message=message)
     names = {name for t in _present(data) if t.path == path for name in t.fields}

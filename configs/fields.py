@@ -60,6 +60,13 @@ def variants() -> Mapping[str, tuple[str, ...]]:
     return found
 
 
+def default_type(path: str) -> str:
+    """The type of a table that comes in several, when the file names none."""
+    above, _, name = path.rpartition(".")
+    table = next(t for t in tables() if t.path == above and name in t.fields)
+    return str(table.fields[name].default["type"])
+
+
 def _tables(
     schema: Mapping[str, Any],
     defs: Mapping[str, Any],

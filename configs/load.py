@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from headrace.configs.check import validate
-from headrace.configs.fields import variants
+from headrace.configs.fields import default_type, variants
 from headrace.configs.models import RunConfig
 from headrace.configs.places import Override, Problem, Source, at, report
 from headrace.errors import ConfigError
@@ -198,9 +198,12 @@ def _merge(
     problems: list[Problem] = []
     kinds = [o for o in overrides if o.keys[-1] == "type" and ".".join(o.keys[:-1]) in variants()]
     for override in kinds:
-        table = at(merged, override.keys[:-1])
-        if isinstance(table, dict) and table.get("type", override.value) != override.value:
-            table.clear()
+        path = override.keys[:-1]
+        table = at(merged, path)
+        if isinstance(table, dict):
+            kind = table.get("type", default_type(".".join(path)))
+            if kind != override.value:
+                table.clear()
     for override in [*kinds, *overrides]:
         table = merged
         for depth, key in enumerate(override.keys[:-1], start=1):
