@@ -123,6 +123,7 @@ class _Reader:
         self.pos += 1
         items: list[Any] = []
         comma = False
+        after_item = self.pos
         while (c := self._peek()) is not None:
             if c == "]":
                 self._note(comma, "a trailing comma")
@@ -134,6 +135,7 @@ class _Reader:
                 self.pos += 1
             elif c == "}" or (in_object and c == '"' and _KEY.match(self.text, self.pos)):
                 self._note(True, "a missing ]")
+                self.pos = after_item  # a comma read here belongs to the object around
                 return items
             else:
                 self._note(bool(items) and not comma, "a missing comma")
@@ -142,6 +144,7 @@ class _Reader:
                 if value is _CUT:
                     break
                 items.append(value)
+                after_item = self.pos
         self._unclosed("]")
         return items
 
@@ -246,5 +249,5 @@ class _Reader:
 
     def _unreadable(self, message: str) -> _UnreadableError:
         found = self.text[self.pos : self.pos + 1]
-        hint = "" if found in '}],:"' else '; a double quote inside a string is written \\"'
+        hint = '; a double quote inside a string is written \\"' if found.isalnum() else ""
         return _UnreadableError(f"{message} at character {self.pos}, found {found!r}{hint}")
