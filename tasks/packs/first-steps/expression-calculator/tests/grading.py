@@ -1,10 +1,11 @@
 """Runs the test_ functions of a grader and writes the CTRF report and the reward.
 
 Rule: the reward is 1 when every test passed, else 0, and it is written last, when every process
-the tests started has ended. Each task carries its own copy of this file. It does not look into
-the agent's files; the graders do.
+the tests started has ended. Where nothing was done, every test fails at once, without running.
+Each task carries its own copy of this file. What is right or wrong is up to the graders.
 """
 
+import hashlib
 import json
 import os
 import signal
@@ -66,9 +67,19 @@ def _overdue(signum, frame):
     raise TimeoutError(f"the test took longer than {TEST_DEADLINE_S} s")
 
 
-def _outcome(name, test):
+def _nothing_done(needs, original):
+    if not os.path.exists(needs):
+        return f"{needs} does not exist"
+    with open(needs, "rb") as file:
+        unchanged = original == hashlib.sha256(file.read()).hexdigest()
+    return f"{needs} is as it was given" if unchanged else None
+
+
+def _outcome(name, test, fault):
     start = time.time()
-    result = {"name": name, "status": "passed"}
+    result = {"name": name, "status": "passed", "duration": 0}
+    if fault:
+        return result | {"status": "failed", "message": fault}
     signal.setitimer(signal.ITIMER_REAL, TEST_DEADLINE_S)
     try:
         test()
@@ -83,12 +94,18 @@ def _outcome(name, test):
     return result
 
 
-def main(namespace, as_json=False):
-    """Runs the tests of a module's globals; the reward goes to reward.json or reward.txt."""
+def main(namespace, needs, original=None, as_json=False):
+    """Runs the tests of a module's globals; the reward goes to reward.json or reward.txt.
+
+    `needs` is the file the task asks for, `original` the sha256 it had if it was to be changed.
+    """
     signal.signal(signal.SIGALRM, _overdue)
     start = time.time()
     found = [(n, f) for n, f in namespace.items() if n.startswith("test_") and callable(f)]
-    tests = [_outcome(name, test) for name, test in found]
+    fault = _nothing_done(needs, original)
+    if fault:
+        print(fault)
+    tests = [_outcome(name, test, fault) for name, test in found]
     passed = sum(t["status"] == "passed" for t in tests)
     summary = {"tests": len(tests), "passed": passed, "failed": len(tests) - passed}
     summary |= {"pending": 0, "skipped": 0, "other": 0}

@@ -88,4 +88,4 @@ def test_a_large_count_after_a_transient():
     expect(board, count, same_as=start + (count - start) % period)
 
 
-grading.main(globals())
+grading.main(globals(), needs="/app/life.py")

@@ -113,4 +113,4 @@ def test_a_large_table_is_answered_in_time():
         assert got[index] == want, f"{asked[index]}: expected {want}, got {got[index]}"
 
 
-grading.main(globals())
+grading.main(globals(), needs="/app/route.py")
