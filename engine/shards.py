@@ -271,6 +271,8 @@ class _Scan:
         yield from self._broken_end(offset) if not self._last else (End(offset, sealed=False),)
 
     def _block(self, head: Block) -> Block | None:
+        if head.header.kind != Kind.BLOCK:
+            return None
         if not self._payloads:
             return head
         return _with_payload(self._file, head)
