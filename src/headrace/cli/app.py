@@ -1,0 +1,70 @@
+"""The command line: its commands, and what becomes of errors.
+
+Exit codes: 0 done; 1 a check found something, or a bug; 2 a mistake of the user; 3 the
+infrastructure ended a run; 130 stopped by Ctrl-C. Rule: commands are thin and import what they
+need when they run, so that `--help` imports no engine.
+"""
+
+import sys
+from typing import Annotated
+
+import typer
+
+import headrace
+from headrace.cli import machine, runs, shows, tasks
+from headrace.errors import InfrastructureError, UsageError
+
+app = typer.Typer(
+    name="headrace",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+app.command("run")(runs.run)
+app.command("eval")(runs.evaluate)
+app.command("show")(shows.show)
+app.add_typer(shows.shards, name="shards")
+app.add_typer(tasks.app, name="tasks")
+app.command("sweep")(machine.sweep)
+app.command("doctor")(machine.doctor)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"headrace {headrace.__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def headrace_options(
+    version: Annotated[
+        bool,
+        typer.Option("--version", callback=_version, is_eager=True, help="Print the version."),
+    ] = False,
+    debug: Annotated[
+        bool, typer.Option("--debug", help="Show the traceback of an error; works anywhere.")
+    ] = False,
+) -> None:
+    """Terminal agents in sandboxes by the thousand, verified trajectories back."""
+
+
+def run() -> None:
+    """Entry point: run the command of the process's arguments and exit."""
+    arguments = [a for a in sys.argv[1:] if a != "--debug"]
+    debug = len(arguments) < len(sys.argv) - 1
+    try:
+        app(arguments, prog_name="headrace")
+    except (Exception, BaseExceptionGroup) as e:
+        errors = _leaves(e)
+        if debug or not all(isinstance(x, UsageError | InfrastructureError) for x in errors):
+            raise
+        for message in dict.fromkeys(str(error) for error in errors):
+            sys.stderr.write(f"error: {message}\n")
+        sys.exit(2 if isinstance(errors[0], UsageError) else 3)
+
+
+def _leaves(error: BaseException) -> list[BaseException]:
+    if isinstance(error, BaseExceptionGroup):
+        return [leaf for inner in error.exceptions for leaf in _leaves(inner)]
+    return [error]

@@ -1,0 +1,66 @@
+"""The end of a run in a few lines for people; `summary.json` has the numbers for programs.
+
+Rule: pure; a line is left out when it would say nothing.
+"""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from headrace.cli.progress import duration, rate
+from headrace.engine.summary import Summary
+
+
+def summary_lines(summary: Summary, out: Path) -> list[str]:
+    """What came of the run, its rates, and what to do next."""
+    return list(_lines(summary, out))
+
+
+def _lines(summary: Summary, out: Path) -> Iterator[str]:
+    graded = summary.passed + summary.failed
+    yield (
+        f"{summary.episodes} of {summary.planned} episodes over {count(summary.tasks, 'task')}: "
+        f"{summary.passed} passed, {summary.failed} failed, "
+        f"{count(summary.infra_failures, 'infrastructure failure')}"
+    )
+    if graded and summary.pass_at_k:
+        yield "  ".join(f"pass@{k} {value:.3f}" for k, value in _by_k(summary.pass_at_k))
+    stopped = sorted(summary.stop_reasons.items(), key=lambda item: -item[1])
+    if stopped:
+        yield "stopped by " + ", ".join(f"{reason} {n}" for reason, n in stopped)
+    yield "  ".join(_rates(summary))
+    sandbox = summary.sandbox
+    if sandbox.started:
+        start = f"{_ms(sandbox.start_p50_s)} p50, {_ms(sandbox.start_p99_s)} p99"
+        command = f"{_ms(sandbox.command_p50_s)} p50"
+        started = count(sandbox.started, f"{sandbox.provider} sandbox", "es")
+        yield f"{started}: start {start}; command {command}"
+    if summary.owed:
+        yield f"{count(summary.owed, 'episode')} owed: the same command again runs only those"
+    yield f"see: headrace show {out}"
+
+
+def _rates(summary: Summary) -> Iterator[str]:
+    yield duration(summary.wall_s)
+    yield f"{rate(summary.episodes_per_s)} episodes/s"
+    yield f"{summary.turns} turns ({rate(summary.turns_per_s)}/s)"
+    if summary.sampled_tokens:
+        per_s = rate(summary.sampled_tokens_per_s)
+        yield f"{summary.sampled_tokens} sampled tokens ({per_s}/s)"
+
+
+def _by_k(pass_at_k: dict[str, float]) -> list[tuple[str, float]]:
+    """At most five values of k: 1, the powers of two, and the largest."""
+    known = sorted(pass_at_k.items(), key=lambda item: int(item[0]))
+    shown = [item for item in known if int(item[0]).bit_count() == 1 or item is known[-1]]
+    return shown if len(shown) <= 5 else [*shown[:4], shown[-1]]
+
+
+def _ms(seconds: float | None) -> str:
+    if seconds is None:
+        return "unknown"
+    return f"{seconds * 1000:.2g} ms" if seconds < 0.0995 else f"{seconds:.2g} s"
+
+
+def count(number: int, what: str, plural: str = "s") -> str:
+    """`1 task`, `2 tasks`."""
+    return f"{number} {what}" if number == 1 else f"{number} {what}{plural}"

@@ -1,0 +1,116 @@
+"""`headrace run` and `headrace eval`: one engine, two ways to say what it shall do."""
+
+import asyncio
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from headrace.configs.models import RunConfig
+    from headrace.engine.summary import Summary
+
+INTERRUPTED = 130
+
+Settings = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set",
+        metavar="KEY=VALUE",
+        help="Set a key of the configuration, such as limits.max_turns=4. May be repeated.",
+    ),
+]
+
+
+def run(
+    config: Annotated[
+        str,
+        typer.Argument(
+            metavar="CONFIG",
+            help="A TOML file, or a preset: docker-gpu, oracle, quickstart.",
+        ),
+    ],
+    out: Annotated[
+        Path,
+        typer.Option("--out", "-o", metavar="DIR", help="The run folder: made, or resumed."),
+    ],
+    settings: Settings = None,
+) -> None:
+    """Run a configuration. The same run folder again does only what is missing."""
+    from headrace.configs.load import load
+
+    _run(load(config, settings or ()), out)
+
+
+def evaluate(
+    tasks: Annotated[
+        str,
+        typer.Option(
+            "--tasks", metavar="PATH|PACK", help="A folder of tasks, one task, or a bundled pack."
+        ),
+    ],
+    policy: Annotated[
+        str,
+        typer.Option("--policy", metavar="TYPE", help="oracle, noop, scripted, replay or vllm."),
+    ],
+    attempts: Annotated[
+        int | None, typer.Option("--attempts", metavar="N", help="Episodes per task.")
+    ] = None,
+    settings: Settings = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            "--out",
+            "-o",
+            metavar="DIR",
+            help="The run folder: made, or resumed. Left out: runs/TIMESTAMP.",
+        ),
+    ] = None,
+) -> None:
+    """Evaluate a policy on tasks and print pass@k."""
+    from headrace.configs.load import load
+    from headrace.configs.places import Override
+
+    given: list[str | Override] = [
+        Override(keys=("tasks", "source"), value=tasks, shown=f"--tasks {tasks}"),
+        Override(keys=("policy", "type"), value=policy, shown=f"--policy {policy}"),
+    ]
+    if attempts is not None:
+        given.append(Override(keys=("attempts",), value=attempts, shown=f"--attempts {attempts}"))
+    _run(load(None, [*given, *(settings or ())]), out or _new_folder())
+
+
+def _new_folder() -> Path:
+    return Path("runs") / time.strftime("%Y-%m-%dT%H-%M-%S")
+
+
+def _run(config: "RunConfig", out: Path) -> None:
+    """Drive the engine, show its progress on stderr and what came of it on stdout."""
+    import uvloop
+    from rich.console import Console
+
+    from headrace.cli.progress import watching
+    from headrace.engine import runner
+    from headrace.errors import InfrastructureError
+
+    try:
+        with watching(Console(stderr=True)) as on_event:
+            summary = uvloop.run(runner.run(config, out, on_event=on_event))
+    except runner.Interrupted as e:
+        _report(e.summary, out)
+        raise typer.Exit(INTERRUPTED) from None
+    except asyncio.CancelledError:  # stopped before the first episode or after the last
+        raise typer.Exit(INTERRUPTED) from None
+    except InfrastructureError:
+        if (out / "summary.json").exists():
+            typer.echo(f"what was finished is in {out}; the same command goes on from it", err=True)
+        raise
+    _report(summary, out)
+
+
+def _report(summary: "Summary", out: Path) -> None:
+    from headrace.cli.report import summary_lines
+
+    for line in summary_lines(summary, out):
+        typer.echo(line)
