@@ -1,0 +1,197 @@
+"""Harbor's contract: tests go into the sandbox the agent left, run, and leave a reward file.
+
+Rule: the tests arrive only now; rewards from before are removed; the exit status of `test.sh`
+means nothing; `reward.json` comes before `reward.txt`. A verifier that leaves no readable reward
+is a `Verdict` with a named fault, and so is a sandbox whose basic tools the agent removed. A
+sandbox that is gone raises `SandboxError`, for that is not the agent's doing.
+
+It cannot stop a process the agent left running from writing a reward itself: agent and tests
+share one machine, as in Harbor's shared mode. Where the task names no user for the tests they run
+as root.
+"""
+
+import time
+from pathlib import Path
+
+from headrace.errors import SandboxError
+from headrace.sandbox.archive import upload
+from headrace.sandbox.base import Sandbox
+from headrace.types import Record, Task, TestOutcome, Verdict, VerdictFault
+from headrace.verifiers.outcomes import from_ctrf, from_pytest
+from headrace.verifiers.reward import (
+    MAX_BYTES,
+    RewardFault,
+    Rewards,
+    read_reward_json,
+    read_reward_txt,
+)
+
+STEP_TIMEOUT_S = 60.0
+"""For each of our own small steps; the tests have the task's time."""
+LOG_BYTES = 1 << 20
+"""Of the end of the verifier's output: read for outcomes."""
+TAIL_CHARS = 4000
+MAX_REPORT_BYTES = 8 << 20
+
+_LOG = "/logs/verifier/test-stdout.txt"
+_JSON, _TXT = "/logs/verifier/reward.json", "/logs/verifier/reward.txt"
+_REPORTS = (
+    "/logs/verifier/ctrf.json",
+    "/logs/verifier/ctrf-report.json",
+    "/tests/ctrf.json",
+    "/tests/ctrf-report.json",
+)
+_MADE_READY = "headrace-ready"
+
+_PREPARE = f"""\
+cd /
+if [ -L /logs/verifier ] || [ ! -d /logs/verifier ]; then rm -rf /logs/verifier; fi
+rm -rf /tests {_JSON} {_TXT} {_LOG} {" ".join(_REPORTS)} &&
+mkdir -p /logs/verifier /tests && chmod 777 /logs/verifier &&
+command -v tar > /dev/null && echo {_MADE_READY}
+"""
+_INSPECT = f"""\
+for f in {_JSON} {_TXT} {" ".join(_REPORTS)}; do
+  if [ -f $f ]; then echo file $f; elif [ -e $f ] || [ -L $f ]; then echo other $f; fi
+done
+echo --
+if [ -f {_LOG} ]; then tail -c {LOG_BYTES} {_LOG}; fi
+"""
+
+
+class _Left(Record, frozen=True, kw_only=True):
+    """What the tests left behind."""
+
+    kinds: dict[str, str]
+    """`file` or `other`, by path; absent ones are not in it."""
+    log: str
+
+
+class HarborVerifier:
+    """Grades a sandbox by the task's own `tests/test.sh`."""
+
+    async def verify(self, task: Task, sandbox: Sandbox) -> Verdict:
+        """Bring the tests, run them, read what they left. Raises only `InfrastructureError`."""
+        begun = time.monotonic()
+        unusable = await _prepare(sandbox)
+        if unusable is not None:
+            return _faulty(unusable, time.monotonic() - begun)
+        await upload(sandbox, task.verifier.tests, "/tests")
+        timed_out = await _run_tests(task, sandbox)
+        left = await _inspect(sandbox)
+        tests = await _outcomes(sandbox, left)
+        found: Rewards | RewardFault
+        if timed_out:
+            detail = f"the tests did not end within {task.verifier.timeout_s:g} s"
+            found = RewardFault(kind="verifier_timeout", detail=detail)
+        else:
+            found = await _reward(sandbox, left)
+        tail = left.log[-TAIL_CHARS:]
+        seconds = time.monotonic() - begun
+        if isinstance(found, RewardFault):
+            return _faulty(str(found), seconds, tests, tail)
+        return Verdict(
+            reward=found.reward,
+            rewards=found.values,
+            tests=tests,
+            log_tail=tail,
+            duration_s=seconds,
+        )
+
+
+def _faulty(
+    reason: str, duration_s: float, tests: tuple[TestOutcome, ...] = (), tail: str = ""
+) -> Verdict:
+    return Verdict(
+        reward=None,
+        fault=VerdictFault.VERIFIER,
+        reason=reason,
+        tests=tests,
+        log_tail=tail,
+        duration_s=duration_s,
+    )
+
+
+async def _prepare(sandbox: Sandbox) -> str | None:
+    """Remove what is stale and make the folders; why the tests cannot be brought, or None."""
+    result = await sandbox.exec(_PREPARE, timeout_s=STEP_TIMEOUT_S)
+    if _MADE_READY.encode() in result.stdout:
+        return None
+    if result.timed_out:
+        raise SandboxError(f"the sandbox did not answer within {STEP_TIMEOUT_S:.0f} s")
+    said = result.stderr.decode("utf-8", "replace").strip()[-300:] or f"exit {result.exit_code}"
+    return f"sandbox_unusable: the tests cannot be brought: {said}"
+
+
+async def _run_tests(task: Task, sandbox: Sandbox) -> bool:
+    """Run test.sh to its end or its deadline; True at the deadline."""
+    make_executable = "chmod +x /tests/test.sh"
+    run = f"({_start(task)}) > {_LOG} 2>&1"
+    user = task.verifier.user
+    if user is None:
+        run = f"{make_executable}; {run}"
+    else:
+        await sandbox.exec(make_executable, timeout_s=STEP_TIMEOUT_S)
+    result = await sandbox.exec(
+        run,
+        timeout_s=task.verifier.timeout_s,
+        workdir=task.environment.workdir,
+        env={**task.environment.env, **task.verifier.env},
+        user=user,
+    )
+    return result.timed_out
+
+
+def _start(task: Task) -> str:
+    """How test.sh is started: by itself, or by a shell when it does not say which one."""
+    with (Path(task.verifier.tests) / "test.sh").open("rb") as script:
+        if script.read(2) == b"#!":
+            return "/tests/test.sh"
+    return '"$(command -v bash || echo sh)" /tests/test.sh'
+
+
+async def _inspect(sandbox: Sandbox) -> _Left:
+    """The kinds of the files we look for, and the end of the output, in one step."""
+    result = await sandbox.exec(
+        _INSPECT, timeout_s=STEP_TIMEOUT_S, max_output_bytes=LOG_BYTES + 4096
+    )
+    if result.timed_out:
+        raise SandboxError(f"the sandbox did not answer within {STEP_TIMEOUT_S:.0f} s")
+    head, _, log = result.stdout.partition(b"--\n")
+    lines = head.decode("utf-8", "replace").split("\n")
+    kinds = dict(reversed(line.split(" ", 1)) for line in lines if " " in line)
+    return _Left(kinds=kinds, log=log.decode("utf-8", "replace"))
+
+
+async def _reward(sandbox: Sandbox, left: _Left) -> Rewards | RewardFault:
+    for path, reader in ((_JSON, read_reward_json), (_TXT, read_reward_txt)):
+        if path not in left.kinds:
+            continue
+        name = path.rpartition("/")[2]
+        if left.kinds[path] != "file":
+            return RewardFault(kind="reward_unparsable", detail=f"{name} is no regular file")
+        try:
+            return reader(await sandbox.read(path, max_bytes=MAX_BYTES))
+        except OverflowError:
+            detail = f"{name} is larger than {MAX_BYTES} bytes"
+            return RewardFault(kind="reward_unparsable", detail=detail)
+        except (FileNotFoundError, IsADirectoryError) as e:
+            detail = f"{name} changed while it was read: {type(e).__name__}"
+            return RewardFault(kind="reward_unparsable", detail=detail)
+    return RewardFault(
+        kind="reward_missing", detail="the tests wrote neither reward.json nor reward.txt"
+    )
+
+
+async def _outcomes(sandbox: Sandbox, left: _Left) -> tuple[TestOutcome, ...]:
+    """Of single tests: from the first report there is, else from pytest's output."""
+    for path in _REPORTS:
+        if left.kinds.get(path) != "file":
+            continue
+        try:
+            tests = from_ctrf(await sandbox.read(path, max_bytes=MAX_REPORT_BYTES))
+        except (OverflowError, FileNotFoundError, IsADirectoryError):
+            continue
+        if tests:
+            return tests
+    return from_pytest(left.log)
