@@ -131,7 +131,7 @@ def _find(text: str) -> tuple[Reading | None, str]:
         if reading.value is None:
             if farthest is None or reading.end - reading.start > farthest.end - farthest.start:
                 farthest = reading
-        elif "commands" in reading.value or "task_complete" in reading.value:
+        elif _is_answer(reading.value):
             return reading, ""
         elif seen is None:
             seen = reading
@@ -150,7 +150,11 @@ def _strict(text: str) -> list[Reading]:
         value = msgspec.json.decode(text)
     except (msgspec.DecodeError, RecursionError, UnicodeError):
         return []
-    return [Reading(0, len(text), value)] if isinstance(value, dict) else []
+    return [Reading(0, len(text), value)] if _is_answer(value) else []
+
+
+def _is_answer(value: Any) -> bool:
+    return isinstance(value, dict) and ("commands" in value or "task_complete" in value)
 
 
 def _around(answer: str, reading: Reading, notes: _Notes) -> None:
