@@ -89,6 +89,23 @@ def find(run: Path, episode: str) -> Episode | None:
     return None
 
 
+def find_one(run: Path, start: str) -> Episode:
+    """The newest record of the one id that begins with `start`.
+
+    Raises `RunFolderError` when no id or more than one does.
+    """
+    ids = {key for key in iter_ids(run, on_damage=_pass_over) if key.startswith(start)}
+    if len(ids) > 1 and start not in ids:
+        shown = ", ".join(sorted(ids)[:5]) + (", ..." if len(ids) > 5 else "")
+        raise RunFolderError(f"{run}: {len(ids)} episodes begin with {start}: {shown}; give more")
+    episode = find(run, start if start in ids else ids.pop()) if ids else None
+    if episode is None:
+        raise RunFolderError(
+            f"{run} has no episode {start}; `headrace show {run}` lists those it has"
+        )
+    return episode
+
+
 def list_shards(folder: Path) -> list[Path]:
     """The shards of a folder in order. Raises `RunFolderError` for a gap or a foreign name."""
     paths = sorted(folder.glob(f"*{shards.SUFFIX}"), key=shards.shard_number)
