@@ -99,6 +99,7 @@ class CompletionClient:
 
     def __init__(self, base_url: str, *, timeout_s: float = 600.0, retries: int = 2) -> None:
         self.base_url = base_url.rstrip("/").removesuffix("/v1")
+        """May be set anew: a server that was restarted can have another port."""
         self._timeout_s = timeout_s
         self._retries = retries
         self._session: aiohttp.ClientSession | None = None

@@ -222,6 +222,16 @@ def _check_safetensors(folder: Path, file: Path) -> None:
 # --- identity -------------------------------------------------------------------------------
 
 
+def model_identity(model: str) -> str:
+    """Names what is in `model`, before the small model is converted: it is known by its source."""
+    if model != SMALL_MODEL:
+        return model_digest(model_folder(model))
+    digest = hashlib.sha256(f"{SMALL_MODEL} v{_FORMAT}".encode())
+    for block in _spread_blocks(small_model_file()):
+        digest.update(block)
+    return digest.hexdigest()[:16]
+
+
 def model_digest(folder: Path) -> str:
     """Sixteen hex digits over configuration, tokenizer and weights; the folder's path is not in.
 

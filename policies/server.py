@@ -1,0 +1,247 @@
+"""The local vLLM server: started, watched, started again, and always stopped.
+
+Rule: nothing of it outlives the block, however the block or this process ends (`server_keeper.py`
+sees to that). A server that dies is reported with the end of its log and started again while the
+budget lasts; one that never came up is not, for it would fail the same way. It sends no requests
+but health checks.
+"""
+
+import asyncio
+import os
+import re
+import signal
+import sys
+import tempfile
+from contextlib import AsyncExitStack, suppress
+from pathlib import Path
+from typing import BinaryIO, Self
+
+from headrace.aio import background, first_of, in_thread, run_shielded
+from headrace.configs.models import ServerConfig
+from headrace.errors import ConfigError, ServerGone
+from headrace.policies.client import CompletionClient
+from headrace.policies.server_command import (
+    KEEPER,
+    choose_device,
+    choose_port,
+    has_gpu,
+    server_arguments,
+    server_environment,
+    vllm_build,
+)
+from headrace.policies.weights import OnProgress, silent
+
+_POLL_S = 0.2
+_KEEPER_START_S = 20.0
+_STOP_S = 20.0
+"""For the keeper: it asks, waits 8 s, ends what is left."""
+_TAIL_LINES = 12
+_TAIL_CHARS = 3000
+_PHASES = (
+    (b"non-default args", "reading the model's configuration", 0.3),
+    (b"Initializing a V1 LLM engine", "starting the engine", 0.5),
+    (b"Starting to load model", "loading weights", 0.7),
+    (b"Loading weights took", "warming up", 0.8),
+    (b"Starting vLLM server", "opening the port", 0.95),
+)
+"""What vLLM writes to its log on its way up, what it means, and how far it then is."""
+_CAUSE = re.compile(r"^.*?\b((?:[A-Z]\w*\.)*[A-Z]\w*(?:Error|Exception): .+|.+: error: .+)$", re.M)
+
+
+class VllmServer:
+    """One local server for one model. An async context manager that returns once it is up."""
+
+    def __init__(
+        self,
+        config: ServerConfig,
+        model_dir: Path,
+        served_name: str,
+        log_path: Path,
+        *,
+        on_progress: OnProgress = silent,
+    ) -> None:
+        self._config = config
+        self._model_dir = model_dir
+        self._served_name = served_name
+        self._log_path = log_path
+        self._on_progress = on_progress
+        self._stack = AsyncExitStack()
+        self._up = asyncio.Event()
+        self._over = asyncio.Event()
+        self._gone: ServerGone | ConfigError | None = None
+        self._log_start = 0
+        self.device = ""
+        """`cuda` or `cpu`, once entered."""
+        self.base_url = ""
+        self.pid: int | None = None
+        """Of the server's main process, while there is one."""
+        self.restarts = 0
+        """How often it was started again."""
+
+    async def __aenter__(self) -> Self:
+        self.device = choose_device(self._config.device, build=vllm_build(), gpu=has_gpu())
+        try:
+            await self._stack.enter_async_context(background(self._supervise()))
+            await self.ready()
+        except BaseException:
+            await self._stack.aclose()
+            raise
+        return self
+
+    async def __aexit__(self, *exc: object) -> None:
+        await self._stack.aclose()
+
+    async def ready(self) -> str:
+        """The base URL, once the server is up. `ServerGone` when it will not be up again."""
+        while not self._up.is_set():
+            if self._gone is not None:
+                raise self._gone
+            await first_of(self._up, self._over)
+        return self.base_url
+
+    @property
+    def down(self) -> str | None:
+        """Why the server is not up, with the end of its log; None while it is."""
+        return None if self._gone is None or self._up.is_set() else str(self._gone)
+
+    # --- supervision ---
+
+    async def _supervise(self) -> None:
+        try:
+            while not await self._run_once() and self.restarts < self._config.restarts:
+                self.restarts += 1
+        except ConfigError as e:
+            self._gone = e
+        finally:
+            self._over.set()
+
+    async def _run_once(self) -> bool:
+        """One life of the server; True when it never came up."""
+        was_up = False
+        process = await self._spawn()
+        try:
+            self._gone = None
+            await self._until_healthy(process)
+            was_up = True
+            self._up.set()
+            await process.wait()
+            self._gone = await self._died(process, "ended in mid-run")
+        except ServerGone as e:
+            self._gone = e
+        finally:
+            self._up.clear()
+            self.pid = None
+            await run_shielded(_stop(process))
+        return not was_up
+
+    async def _spawn(self) -> asyncio.subprocess.Process:
+        port = await in_thread(choose_port, self._config.host, self._config.port)
+        host = f"[{self._config.host}]" if ":" in self._config.host else self._config.host
+        self.base_url = f"http://{host}:{port}"
+        scratch = Path(await in_thread(lambda: tempfile.mkdtemp(prefix="headrace-vllm-")))
+        command = server_arguments(
+            self._config,
+            device=self.device,
+            model=self._model_dir,
+            served_name=self._served_name,
+            port=port,
+        )
+        log = await in_thread(self._open_log)
+        try:
+            process = await asyncio.create_subprocess_exec(
+                *(sys.executable, "-S", "-E", str(KEEPER), str(scratch), *command),
+                stdin=asyncio.subprocess.PIPE,  # never written to: its end is what counts
+                stdout=asyncio.subprocess.PIPE,
+                stderr=log,
+                start_new_session=True,
+                env=server_environment(
+                    self._config, device=self.device, scratch=scratch, inherited=os.environ
+                ),
+            )
+        finally:
+            await in_thread(log.close)
+        try:
+            self.pid = await _server_pid(process)
+        except BaseException:
+            await run_shielded(_stop(process))
+            raise
+        return process
+
+    def _open_log(self) -> BinaryIO:
+        self._log_path.parent.mkdir(parents=True, exist_ok=True)
+        log = self._log_path.open("ab")
+        self._log_start = log.tell()
+        return log
+
+    async def _until_healthy(self, process: asyncio.subprocess.Process) -> None:
+        start_s = self._config.start_timeout_s
+        told = ""
+        try:
+            async with asyncio.timeout(start_s), CompletionClient(self.base_url) as client:
+                while not await client.healthy():
+                    if process.returncode is not None:
+                        raise await self._died(process, "did not start")
+                    what, fraction = await in_thread(self._phase)
+                    if what != told:
+                        told = what
+                        self._on_progress(f"vLLM: {what}", fraction)
+                    await asyncio.sleep(_POLL_S)
+        except TimeoutError:
+            raise ServerGone(
+                f"vLLM: expected a healthy server within {start_s:.0f} s, found it still "
+                f"{told}. Raise policy.server.start_timeout_s. {await in_thread(self._log_end)}"
+            ) from None
+        self._on_progress("vLLM: up", 1.0)
+
+    async def _died(self, process: asyncio.subprocess.Process, when: str) -> ServerGone:
+        code = process.returncode
+        how = f"signal {code - 128}" if code is not None and code > 128 else f"exit code {code}"
+        return ServerGone(f"vLLM {when} ({how}). {await in_thread(self._log_end)}")
+
+    # --- the log ---
+
+    def _log(self) -> bytes:
+        with suppress(FileNotFoundError), self._log_path.open("rb") as log:
+            log.seek(self._log_start)
+            return log.read()
+        return b""
+
+    def _phase(self) -> tuple[str, float]:
+        log = self._log()
+        reached = [(what, fraction) for mark, what, fraction in _PHASES if mark in log]
+        return reached[-1] if reached else ("importing", 0.05)
+
+    def _log_end(self) -> str:
+        """The first error in the log of this start, if one is there, and the last lines."""
+        text = self._log().decode(errors="replace")
+        cause = _CAUSE.search(text)
+        first = f"First error: {cause.group(1)[:500]}. " if cause else ""
+        lines = [line for line in text.splitlines() if line.strip()][-_TAIL_LINES:]
+        tail = "\n".join(lines)[-_TAIL_CHARS:] or "(empty)"
+        return f"{first}The log {self._log_path} ends:\n{tail}"
+
+
+async def _server_pid(process: asyncio.subprocess.Process) -> int:
+    assert process.stdout is not None
+    try:
+        async with asyncio.timeout(_KEEPER_START_S):
+            line = await process.stdout.readline()
+        return int(line)
+    except (TimeoutError, ValueError):
+        raise ServerGone(
+            "vLLM: expected the server's keeper to start, found it did not; is the machine out "
+            "of processes or memory?"
+        ) from None
+
+
+async def _stop(process: asyncio.subprocess.Process) -> None:
+    """End the server by closing its keeper's lifeline, and the keeper itself if it hangs."""
+    assert process.stdin is not None
+    process.stdin.close()
+    try:
+        async with asyncio.timeout(_STOP_S):
+            await process.wait()
+    except TimeoutError:
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        await process.wait()

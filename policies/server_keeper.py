@@ -1,0 +1,136 @@
+"""Stands between headrace and a model server, so that the server never outlives the run.
+
+    python -S -E server_keeper.py SCRATCH COMMAND...
+
+Rule: when its stdin closes, which a SIGKILL of headrace does too, or when the server ends, every
+process that came from the server is ended and the scratch folder is gone. Standard library only:
+it starts in the blink of an eye and holds a few megabytes. It restarts nothing.
+"""
+
+import contextlib
+import ctypes
+import os
+import select
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+GRACE_S = 8.0
+"""From asking the server to end to ending it."""
+_SETTLE_S = 1.0
+"""For the server's children, after it has ended by itself."""
+_PR_SET_PDEATHSIG = 1
+_PR_SET_CHILD_SUBREAPER = 36
+
+
+def _prctl(option: int, value: int) -> None:
+    with contextlib.suppress(OSError, AttributeError):
+        ctypes.CDLL(None).prctl(option, value, 0, 0, 0)
+
+
+def _die_with_parent() -> None:
+    _prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)  # for the case that this keeper is killed
+
+
+def _descendants(pid: int) -> list[int]:
+    """Every process below `pid`. As a subreaper we also get those whose parents have died."""
+    found: list[int] = []
+    to_see = [pid]
+    while to_see:
+        parent = to_see.pop()
+        children: list[int] = []
+        with contextlib.suppress(OSError, ValueError):
+            for thread in os.listdir(f"/proc/{parent}/task"):
+                with open(f"/proc/{parent}/task/{thread}/children") as file:
+                    children += [int(word) for word in file.read().split()]
+        found += children
+        to_see += children
+    return found
+
+
+def _shared_memory(pids: list[int]) -> set[str]:
+    """Files in /dev/shm that only these processes can want; killed, they do not remove them."""
+    names: set[str] = set()
+    for pid in pids:
+        with contextlib.suppress(OSError), open(f"/proc/{pid}/maps") as maps:
+            for line in maps:
+                path = line.rstrip().rpartition(" ")[2]
+                if path.startswith(("/dev/shm/psm_", "/dev/shm/sem.mp-")):
+                    names.add(path)
+    return names
+
+
+def _reap() -> None:
+    with contextlib.suppress(ChildProcessError):
+        while os.waitpid(-1, os.WNOHANG)[0]:
+            pass
+
+
+def _end_everything(settle_s: float) -> None:
+    """Kill what is left below us, after letting it end by itself for `settle_s`."""
+    me = os.getpid()
+    shared = _shared_memory(_descendants(me))
+    deadline = time.monotonic() + settle_s
+    while _descendants(me) and time.monotonic() < deadline:
+        _reap()
+        time.sleep(0.02)
+    deadline = time.monotonic() + GRACE_S
+    while (left := _descendants(me)) and time.monotonic() < deadline:
+        for pid in left:
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.kill(pid, signal.SIGKILL)
+        _reap()
+        time.sleep(0.02)
+    for path in shared:
+        with contextlib.suppress(OSError):
+            os.unlink(path)
+
+
+def _wait(server: "subprocess.Popen[bytes]", wakeup: int) -> bool:
+    """True when the server ended by itself, False when it is to be ended."""
+    while True:
+        ready, _, _ = select.select([0, wakeup], [], [])
+        if wakeup in ready:
+            signals = os.read(wakeup, 64)
+            if server.poll() is not None:
+                return True
+            if signal.SIGTERM in signals or signal.SIGINT in signals:
+                return False
+        if 0 in ready and not os.read(0, 64):
+            return False
+
+
+def main(scratch: str, command: list[str]) -> int:
+    """Run the server to its end or to ours; its exit code, negative for a signal."""
+    _prctl(_PR_SET_CHILD_SUBREAPER, 1)
+    wakeup, notify = os.pipe()
+    os.set_blocking(notify, False)
+    signal.set_wakeup_fd(notify)
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGCHLD):
+        signal.signal(number, lambda *_: None)
+    try:
+        server = subprocess.Popen(
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=2,  # ours is the line to headrace; both of the server's go to the log
+            process_group=0,
+            preexec_fn=_die_with_parent,
+        )
+        os.write(1, f"{server.pid}\n".encode())
+        ended = _wait(server, wakeup)
+        if not ended:
+            server.terminate()
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                server.wait(GRACE_S)
+        _end_everything(_SETTLE_S)
+        server.poll()
+        return server.returncode if server.returncode is not None else -signal.SIGKILL
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+
+
+if __name__ == "__main__":
+    code = main(sys.argv[1], sys.argv[2:])
+    sys.exit(code if code >= 0 else 128 - code)
