@@ -1,8 +1,8 @@
 """The command line: its commands, and what becomes of errors.
 
-Exit codes: 0 done; 1 a check found something, or a bug; 2 a mistake of the user; 3 the
-infrastructure ended a run; 130 stopped by Ctrl-C. Rule: commands are thin and import what they
-need when they run, so that `--help` imports no engine.
+Rule: commands are thin and import what they need when they run, so that `--help` imports no
+engine. A mistake of the user and a failure of the infrastructure are one message each on stderr;
+a traceback is for `--debug` and for bugs.
 """
 
 import sys
@@ -14,10 +14,19 @@ import headrace
 from headrace.cli import machine, runs, shows, tasks
 from headrace.errors import InfrastructureError, UsageError
 
+EXIT_CODES = {
+    0: "done",
+    1: "`doctor` found a lack that is in the way, or a bug: the traceback says where",
+    2: "a mistake of the user; the message says which",
+    3: "the infrastructure ended the run: engine, model server or disk",
+    130: "stopped by Ctrl-C or SIGTERM; what was finished is in the run folder",
+}
+
 app = typer.Typer(
     name="headrace",
     no_args_is_help=True,
     add_completion=False,
+    rich_markup_mode=None,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
@@ -60,7 +69,7 @@ def run() -> None:
         if debug or not all(isinstance(x, UsageError | InfrastructureError) for x in errors):
             raise
         for message in dict.fromkeys(str(error) for error in errors):
-            sys.stderr.write(f"error: {message}\n")
+            sys.stderr.write(f"Error: {message}\n")
         sys.exit(2 if isinstance(errors[0], UsageError) else 3)
 
 

@@ -1,6 +1,5 @@
 """`headrace run` and `headrace eval`: one engine, two ways to say what it shall do."""
 
-import asyncio
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -87,6 +86,8 @@ def _new_folder() -> Path:
 
 def _run(config: "RunConfig", out: Path) -> None:
     """Drive the engine, show its progress on stderr and what came of it on stdout."""
+    import asyncio
+
     import uvloop
     from rich.console import Console
 

@@ -21,9 +21,9 @@ UNREADABLE = 2
 @app.command("list")
 def list_tasks(source: Source = "first-steps") -> None:
     """List the tasks: name, category, difficulty, and what the world is made from."""
-    from rich.console import Console
     from rich.table import Table
 
+    from headrace.cli.shows import result_console
     from headrace.tasks.catalog import load
 
     catalog = load(source)
@@ -34,10 +34,7 @@ def list_tasks(source: Source = "first-steps") -> None:
         world = task.environment.image or "Dockerfile"
         solution = "yes" if task.solution else "no"
         table.add_row(task.name, task.category or "-", task.difficulty or "-", world, solution)
-    console = Console()
-    if not console.is_terminal:
-        console = Console(width=200)
-    console.print(table)
+    result_console().print(table)
     _tell(catalog)
 
 
@@ -70,6 +67,6 @@ def _tell(catalog: "Catalog") -> None:
     if catalog.skipped:
         typer.echo(f"{catalog.skipped} folders without task.toml are passed over", err=True)
     for problem in catalog.problems:
-        typer.echo(f"error: {problem.message}", err=True)
+        typer.echo(f"Error: {problem.message}", err=True)
     if catalog.problems:
         raise typer.Exit(UNREADABLE)

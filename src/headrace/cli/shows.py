@@ -1,0 +1,94 @@
+"""`headrace show` and `headrace shards cat`: reading a run, while it goes on or afterwards."""
+
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from headrace.engine.shards import Damage
+
+shards = typer.Typer(no_args_is_help=True, help="Read a run's shards.")
+
+Run = Annotated[Path, typer.Argument(metavar="RUN", help="A run folder.")]
+UNREADABLE = 2
+PIPE_WIDTH = 120
+"""Columns where there is no terminal to ask: wide enough that no cell is broken."""
+
+
+def show(
+    run: Run,
+    episode: Annotated[
+        str | None,
+        typer.Option(
+            "--episode",
+            metavar="ID",
+            help="One episode, turn by turn; the start of its id is enough.",
+        ),
+    ] = None,
+) -> None:
+    """Show a run as a table, or one of its trajectories readably."""
+    from headrace.engine.readable import render_episode, render_run
+    from headrace.engine.reader import find, latest_episodes
+    from headrace.engine.run_folder import read_manifest
+
+    read_manifest(run)
+    console = result_console()
+    if episode is None:
+        console.print(render_run(latest_episodes(run, on_damage=_warn)))
+        return
+    found = find(run, _whole_id(run, episode))
+    assert found is not None
+    console.print(render_episode(found))
+
+
+def _whole_id(run: Path, start: str) -> str:
+    from headrace.engine.reader import iter_ids
+    from headrace.errors import RunFolderError
+
+    ids = sorted({id for id in iter_ids(run, on_damage=_warn) if id.startswith(start)})
+    if len(ids) == 1:
+        return ids[0]
+    if not ids:
+        raise RunFolderError(
+            f"{run} has no episode {start}; `headrace show {run}` lists those it has"
+        )
+    raise RunFolderError(f"{start} is the start of {len(ids)} episodes: {', '.join(ids[:4])}")
+
+
+@shards.command("cat")
+def cat(run: Run) -> None:
+    """Print every stored episode as one line of JSON, in the order of storing.
+
+    An episode that was tried again under the same id comes more than once; the last one counts.
+    """
+    from headrace.engine.export import json_lines
+    from headrace.engine.run_folder import read_manifest
+
+    read_manifest(run)
+    damages: list[Damage] = []
+    for line in json_lines(run, on_damage=damages.append):
+        sys.stdout.buffer.write(line)
+    sys.stdout.buffer.flush()
+    for damage in damages:
+        _warn(damage)
+    if damages:
+        raise typer.Exit(UNREADABLE)
+
+
+def _warn(damage: "Damage") -> None:
+    typer.echo(f"unreadable: {damage}", err=True)
+
+
+def result_console() -> "Console":
+    """For results on stdout."""
+    from rich.console import Console
+
+    console = Console(highlight=False)
+    if not console.is_terminal and "COLUMNS" not in os.environ:
+        console = Console(highlight=False, width=PIPE_WIDTH)
+    return console
