@@ -11,8 +11,9 @@ from headrace.types import Record, Task
 
 MAX_SCRIPT_BYTES = 1 << 20
 _FETCH = re.compile(
-    r"^[^#\n]*?\b(?:(?P<installer>apt-get|apt|apk|pip3?|uvx?|npm|cargo|conda)\s[^\n]*?"
-    r"\b(?:install|update|add|sync|-w|-p)\b"
+    r"^[^#\n]*?\b(?:(?P<installer>apt-get|apt|apk|pip3?|uv|npm|cargo|conda)\s[^\n]*?"
+    r"\b(?:install|update|add|sync)\b"
+    r"|(?P<runner>uvx|npx)\s"
     r"|(?P<client>curl|wget)\s[^\n]*?https?://(?!127\.|localhost)"
     r"|(?P<git>git)\s[^\n]*?\b(?:clone|pull|fetch)\b[^\n]*?://)",
     re.MULTILINE,
@@ -57,7 +58,7 @@ def _script(path: Path, name: str) -> list[tuple[str, str]]:
     if "\r\n" in text:
         findings.append(("crlf", f"{name} has Windows line ends; a shell stumbles over them"))
     if fetch := _FETCH.search(text):
-        program = fetch["installer"] or fetch["client"] or fetch["git"]
+        program = fetch["installer"] or fetch["runner"] or fetch["client"] or fetch["git"]
         line = text.count("\n", 0, fetch.end()) + 1
         findings.append(("uses_network", f"{name}:{line} seems to fetch with {program!r}"))
     return findings

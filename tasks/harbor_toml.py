@@ -37,7 +37,7 @@ _INERT = {
     "healthcheck",
 }
 _NETWORK_MODES = {"public": "public", "no-network": "none", "allowlist": "allowlist"}
-_SIZE = re.compile(r"([0-9]+(?:\.[0-9]+)?) ?([KMG])(i?B)?", re.IGNORECASE)
+_SIZE = re.compile(r"([0-9]+(?:\.[0-9]+)?) ?([KMG])(iB?|B)?", re.IGNORECASE)
 _MB = {"K": 1 / 1024, "M": 1.0, "G": 1024.0}
 _TEMPLATE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)(?::-(.*))?\}", re.DOTALL)
 _NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
