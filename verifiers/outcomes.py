@@ -85,7 +85,17 @@ def _from_summary(lines: Iterable[str]) -> Iterator[tuple[str, str]]:
             for number in range(1, int(skipped[1]) + 1):
                 yield f"{skipped[2].rstrip(':')}#{number}", "skipped"
         elif inside and (match := _SUMMARY_LINE.fullmatch(line)):
-            yield match[2].split(" - ")[0], _WORDS[match[1]]
+            name = match[2] if match[1] == "PASSED" else _without_message(match[2])
+            yield name, _WORDS[match[1]]
+
+
+def _without_message(text: str) -> str:
+    """The test of `test - message`, where the test's own parameters may hold ` - `."""
+    name, _, _ = text.partition(" - ")
+    if name.count("[") > name.count("]"):
+        end = text.find("] - ")
+        return text[: end + 1] if end >= 0 else text
+    return name
 
 
 def _from_verbose(lines: Iterable[str]) -> Iterator[tuple[str, str]]:
