@@ -1,0 +1,213 @@
+"""The two POSIX shell programs that run inside every sandbox.
+
+`AGENT` keeps the agent's shell alive; `CONTROL` carries out our own requests beside it. Both work
+in dash, bash and busybox, read their stdin byte by byte and end when it closes. Every frame they
+print is `RS hr<token> <fields> RS`; the tokens come over stdin, so that neither argv nor
+environment shows them.
+
+`AGENT USER WORKDIR` reads a session key, then for each line `go KEY` starts one shell and, when it
+ends, prints a frame with the key and the exit code on stdout and stderr. Lines in between are
+skipped: the unread rest of a dead shell's input is never taken for commands.
+
+`CONTROL` reads a session key, prints a ready frame with it and its process id, and then evaluates
+the lines that start with the key.
+"""
+
+_AS = r"""
+hr_as() { # USER COMMAND...: become USER with its groups and home, then exec
+  hr_user=$1; shift
+  case $hr_user in ''|root|0|root:root|0:0) exec "$@" ;; esac
+  hr_uid=${hr_user%%:*}; hr_gid=; hr_name=$hr_uid; hr_home=/
+  case $hr_user in *:*) hr_gid=${hr_user#*:} ;; esac
+  while IFS=: read -r hr_n hr_p hr_u hr_g hr_c hr_h hr_s; do
+    if [ "$hr_n" = "$hr_uid" ] || [ "$hr_u" = "$hr_uid" ]; then
+      hr_name=$hr_n; hr_uid=$hr_u; hr_gid=${hr_gid:-$hr_g}; hr_home=$hr_h; break
+    fi
+  done </etc/passwd
+  case $hr_gid in *[!0-9]*)
+    while IFS=: read -r hr_n hr_p hr_g hr_s; do
+      [ "$hr_n" = "$hr_gid" ] && hr_gid=$hr_g
+    done </etc/group ;;
+  esac
+  hr_gid=${hr_gid:-$hr_uid}
+  case $hr_uid$hr_gid in *[!0-9]*) echo "headrace: no user $hr_user" >&2; exit 126 ;; esac
+  HOME=$hr_home; USER=$hr_name; LOGNAME=$hr_name; export HOME USER LOGNAME
+  for hr_groups in --init-groups --clear-groups; do
+    if setpriv --reuid "$hr_uid" --regid "$hr_gid" "$hr_groups" true 2>/dev/null; then
+      exec setpriv --reuid "$hr_uid" --regid "$hr_gid" "$hr_groups" "$@"
+    fi
+  done
+  exec su -m -s /bin/sh "$hr_name" -c 'exec "$0" "$@"' -- "$@"
+}
+"""
+
+_KEEP = r"""
+hr_go() {
+  while IFS= read -r hr_line; do [ "$hr_line" = "go $hr_key" ] && return 0; done
+  return 1
+}
+hr_gone() {
+  printf '\036hr%s %s\036' "$hr_key" "$1" >&8
+  printf '\036hr%s %s\036' "$hr_key" "$1" >&9
+}
+hr_keep() { # USER WORKDIR
+  while hr_go; do
+    (
+      cd -- "$2" || cd /
+      if command -v bash >/dev/null; then
+        hr_as "$1" bash --norc --noprofile --noediting -i
+      fi
+      hr_as "$1" sh -i
+    ) 2>&9
+    hr_gone "$?"
+  done
+}
+"""
+
+AGENT = (
+    _AS
+    + _KEEP
+    + r"""
+exec 7</dev/null 8>&1 9>&2 >/dev/null 2>/dev/null
+IFS= read -r hr_key || exit 0
+[ -z "$2" ] || mkdir -p -- "$2"
+hr_keep "$1" "${2:-.}"
+"""
+)
+
+SETUP = r"""exec 2>/dev/null
+_hr_end() { set -- "$1" "$?"; read -r _hr </proc/loadavg; printf '\036hr%s %d %d %s %s %s\036' "$1" "$2" "$$" "${!-0}" "${_hr##* }" "${BASH_VERSION%%.*}" >&8; printf '\036hr%s\036' "$1" >&9; return "$2"; }
+if [ -n "$BASH_VERSION" ]; then eval '_hr_end() { builtin set -- "$1" "$?"; builtin local _hr; builtin read -r _hr </proc/loadavg; builtin printf "\036hr%s %d %d %s %s %s\036" "$1" "$2" "$$" "${!-0}" "${_hr##* }" "${BASH_VERSION%%.*}" >&8; builtin printf "\036hr%s\036" "$1" >&9; builtin return "$2"; }'; readonly -f _hr_end; set +o history; set +H; fi
+PS1='$ '; PS2='> '
+"""  # noqa: E501
+"""What a fresh agent shell is told first."""
+
+_SCAN = r"""
+hr_stat() { # PID: sets hr_state, hr_ppid, hr_start
+  hr_s=
+  while IFS= read -r hr_l; do hr_s="$hr_s $hr_l"; done <"/proc/$1/stat" || return 1
+  set -- ${hr_s##*) }
+  [ $# -ge 20 ] || return 1
+  hr_state=$1; hr_ppid=$2; hr_start=${20}
+}
+hr_ours() { # PID...: the processes that carry the channels, with their ancestors
+  read -r hr_me hr_x </proc/self/stat
+  hr_infra=" 1 $hr_me "
+  for hr_p in "$@"; do
+    while [ "$hr_p" -gt 1 ]; do
+      hr_infra="$hr_infra$hr_p "
+      hr_stat "$hr_p" || break
+      hr_p=$hr_ppid
+    done
+  done
+}
+hr_new() { # LOW HIGH LAST: sets hr_found to the processes the command started
+  hr_old=' '; hr_cand=; hr_found=
+  for hr_d in /proc/[0-9]*; do
+    hr_p=${hr_d#/proc/}
+    case $hr_infra in *" $hr_p "*) continue ;; esac
+    hr_stat "$hr_p" || continue
+    case $hr_state in Z|X|x) continue ;; esac
+    [ "$hr_ppid" -gt 0 ] || continue
+    hr_is_new=
+    if [ "$hr_start" -gt "$2" ]; then hr_is_new=1
+    elif [ "$hr_start" -ge "$1" ] && [ "$hr_p" -gt "$3" ]; then hr_is_new=1
+    fi
+    if [ -n "$hr_is_new" ]; then hr_cand="$hr_cand $hr_p:$hr_ppid"; else hr_old="$hr_old$hr_p "; fi
+  done
+  hr_more=1
+  while [ -n "$hr_more" ]; do
+    hr_more=; hr_left=
+    for hr_c in $hr_cand; do
+      case $hr_old in
+        *" ${hr_c#*:} "*) hr_old="$hr_old${hr_c%:*} "; hr_more=1 ;;
+        *) hr_left="$hr_left $hr_c" ;;
+      esac
+    done
+    hr_cand=$hr_left
+  done
+  for hr_c in $hr_cand; do hr_found="$hr_found ${hr_c%:*}"; done
+}
+hr_int() { # TOKEN LOW HIGH LAST SHELL [PID...]: what Ctrl-C does, to the shell last
+  hr_t=$1; hr_lo=$2; hr_hi=$3; hr_la=$4; hr_sh_pid=$5; shift 4
+  hr_ours "$@"
+  hr_new "$hr_lo" "$hr_hi" "$hr_la"
+  [ -z "$hr_found" ] || kill -STOP $hr_found
+  kill -INT "$hr_sh_pid"
+  hr_new "$hr_lo" "$hr_hi" "$hr_la"
+  if [ -n "$hr_found" ]; then kill -INT $hr_found; kill -CONT $hr_found; fi
+  printf '\036hr%s\036' "$hr_t" >&8
+}
+hr_kill() { # TOKEN LOW HIGH LAST SHELL [PID...]: kill until nothing is left
+  hr_t=$1; hr_lo=$2; hr_hi=$3; hr_la=$4; hr_sh_pid=$5; shift 4
+  hr_ours "$@"
+  [ "$hr_sh_pid" -le 1 ] || kill -STOP "$hr_sh_pid"
+  hr_pass=0
+  while [ "$hr_pass" -lt 60 ]; do
+    hr_new "$hr_lo" "$hr_hi" "$hr_la"
+    [ -n "$hr_found" ] || break
+    kill -STOP $hr_found
+    kill -KILL $hr_found
+    hr_pass=$((hr_pass + 1))
+  done
+  [ "$hr_sh_pid" -le 1 ] || kill -CONT "$hr_sh_pid"
+  printf '\036hr%s %s\036' "$hr_t" "$hr_pass" >&8
+}
+hr_sig() { # TOKEN SIGNAL PID
+  kill "-$2" "$3"
+  printf '\036hr%s\036' "$1" >&8
+}
+hr_uptime() { # TOKEN
+  read -r hr_u hr_x </proc/uptime
+  printf '\036hr%s %s\036' "$1" "$hr_u" >&8
+}
+"""
+
+_EXEC = r"""
+hr_nl='
+'
+hr_setsid=; command -v setsid >/dev/null && hr_setsid=setsid
+hr_bash=sh; command -v bash >/dev/null && hr_bash=bash
+hr_body() { # TOKEN SHELL USER
+  read -r hr_p hr_x </proc/self/stat
+  printf '\036hr%s begin %s %s\036' "$1" "$hr_p" "$hr_last" >&8
+  printf '\036hr%s begin\036' "$1" >&9
+  hr_as "$3" $hr_setsid "$2" -c "$hr_text" >&8 2>&9 8>&- 9>&-
+}
+hr_exec() { # TOKEN STDIN_BYTES LINES SHELL USER, then LINES lines of script, then the bytes
+  hr_text=; hr_n=$3
+  while [ "$hr_n" -gt 0 ]; do
+    IFS= read -r hr_line || exit 0
+    hr_text=$hr_text$hr_line$hr_nl
+    hr_n=$((hr_n - 1))
+  done
+  read -r hr_last </proc/loadavg; hr_last=${hr_last##* }
+  hr_with=$4; [ "$hr_with" != bash ] || hr_with=$hr_bash
+  if [ "$2" -gt 0 ]; then
+    head -c "$2" | { (hr_body "$1" "$hr_with" "$5"); hr_x=$?; cat >/dev/null; exit "$hr_x"; }
+  else
+    (hr_body "$1" "$hr_with" "$5") </dev/null
+  fi
+  hr_x=$?
+  printf '\036hr%s end %s\036' "$1" "$hr_x" >&8
+  printf '\036hr%s end %s\036' "$1" "$hr_x" >&9
+}
+hr_serve() { # reads requests from stdin; frames on 8 and 9
+  read -r hr_me hr_x </proc/self/stat
+  printf '\036hr%s ready %s\036' "$hr_key" "$hr_me" >&8
+  while IFS= read -r hr_line; do
+    case $hr_line in "$hr_key "*) eval "${hr_line#* }" ;; esac
+  done
+}
+"""
+
+CONTROL = (
+    _AS
+    + _SCAN
+    + _EXEC
+    + r"""
+exec 8>&1 9>&2 >/dev/null 2>&1
+IFS= read -r hr_key || exit 0
+hr_serve
+"""
+)
