@@ -97,6 +97,7 @@ def server_environment(
         "DO_NOT_TRACK": "1",
         "TMPDIR": str(scratch),
         "PYTHONUNBUFFERED": "1",
+        "PYTHONSAFEPATH": "1",  # else our folder and the working directory shadow its modules
     }
     environment.setdefault("VLLM_LOGGING_COLOR", "0")
     environment.setdefault("TOKENIZERS_PARALLELISM", "false")
