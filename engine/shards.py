@@ -412,6 +412,6 @@ def _cut_back(fd: int, offset: int) -> None:
 
 def _not_durable(path: Path, error: OSError) -> StoreError:
     return StoreError(
-        f"{path}: could not make a record durable: {error.strerror or error}. What was acknowledged"
+        f"{path}: cannot be written: {error.strerror or error}. What was acknowledged"
         " is intact; mend the disk (free space?) and run the same command again"
     )

@@ -57,7 +57,8 @@ class Store:
     """Appends episodes to the shards of one run. An async context manager.
 
     After a `StoreError` every further append is refused with it: whether a failed fsync kept
-    anything cannot be known, so the run stops and the next one recovers.
+    anything cannot be known, so the run stops and the next one recovers. Leaving the block raises
+    it only if no append has.
     """
 
     def __init__(
@@ -80,6 +81,8 @@ class Store:
         self._commits = 0
         self._torn_bytes = 0
         self._failed: str | None = None
+        self._told = False
+        """An append has raised what `_failed` says."""
 
     async def __aenter__(self) -> Self:
         await in_thread(self._recover)
@@ -100,7 +103,7 @@ class Store:
         finally:
             if self._lock is not None:
                 self._lock.close()
-        if self._failed is not None and error is None:
+        if self._failed is not None and not self._told and error is None:
             raise StoreError(self._failed)  # sealing failed: nothing is lost, but say so
 
     def snapshot(self) -> StoreSnapshot:
@@ -127,6 +130,7 @@ class Store:
             if not self._open:
                 raise ContractError("append to a store outside its block")
             if self._failed is not None:
+                self._told = True
                 raise StoreError(self._failed)
             loop = asyncio.get_running_loop()
             waiting = _Waiting(episode, loop.create_future(), loop)
@@ -136,6 +140,7 @@ class Store:
                 await waiting.done
             finally:
                 self._waiting -= 1
+                self._told = self._told or self._failed is not None
 
     # --- below: on the store's thread -------------------------------------------------------
 
