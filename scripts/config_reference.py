@@ -20,7 +20,7 @@ A configuration is one TOML file, or the name of a bundled preset ({presets}). E
 default unless it is marked *required*. `--set dotted.key=value` goes over the file:
 
 ```
-headrace run quickstart --out runs/one --set limits.max_turns=8 --set 'tasks.include=["git-*"]'
+headrace run quickstart --out runs/one --set limits.max_turns=8 --set 'tasks.include=["compile-*"]'
 ```
 
 * The value of `--set` is TOML; what is not TOML is a string, so words and paths need no quotes.

@@ -1,11 +1,13 @@
 """The command line as a user meets it: the real entry point in a process of its own."""
 
+import asyncio
 import json
 import os
+import random
 import subprocess
 import sys
 import sysconfig
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +17,10 @@ import typer
 from headrace.cli.app import EXIT_CODES, app
 from headrace.cli.doctor import judge_providers
 from headrace.cli.host import Finding, disk, memory, open_files, pids, python
-from headrace.configs.load import presets
+from headrace.configs.load import load, presets
+from headrace.engine.run_folder import RunFolder
+from headrace.engine.store import Store
+from headrace.types import Command, CommandResult, Episode, StopReason, Turn, Verdict
 
 ROOT = Path(__file__).resolve().parent.parent
 HEADRACE = Path(sysconfig.get_path("scripts")) / "headrace"
@@ -240,6 +245,92 @@ def test_debug_shows_the_traceback(tmp_path: Path) -> None:
 @pytest.mark.parametrize("command", [("show",), ("shards", "cat")], ids=" ".join)
 def test_a_folder_that_is_no_run_is_refused(tmp_path: Path, command: tuple[str, ...]) -> None:
     assert "is not a run" in refused(*command, tmp_path)
+
+
+# --- reading a run --------------------------------------------------------------------------
+
+
+def _episode(number: int, output: bytes = b"a\n") -> Episode:
+    result = CommandResult(exit_code=0, stdout=output)
+    turn = Turn(text="I look.", commands=(Command(text="ls -l"),), results=(result,))
+    return Episode(
+        id=f"{number:x}abc{number:04}", task="one", task_digest="d" * 64, sample=number,
+        policy="oracle", policy_version="v", provider="namespace", instruction="Do it.",
+        turns=(turn,), stop_reason=StopReason.DONE, verdict=Verdict(reward=float(number % 2)),
+    )  # fmt: skip
+
+
+async def _store(run: Path, episodes: Iterable[Episode]) -> None:
+    config = load("oracle")
+    with RunFolder.open(
+        run, config, tasks={"one": "d"}, policy="oracle", policy_version="v", provider="namespace"
+    ):
+        async with Store(run, config.store) as store:
+            for episode in episodes:
+                await store.append(episode)
+
+
+@pytest.fixture
+def stored(tmp_path: Path) -> Path:
+    """A run of five episodes."""
+    asyncio.run(_store(tmp_path / "run", map(_episode, range(5))))
+    return tmp_path / "run"
+
+
+def test_a_run_is_shown_as_a_table(stored: Path) -> None:
+    done = headrace("show", stored)
+    assert done.returncode == 0
+    assert "3abc0003" in done.stdout
+    assert "5 episodes of 1 task, 2 passed, 3 not solved" in done.stdout
+
+
+def test_an_episode_is_found_by_the_start_of_its_id(stored: Path) -> None:
+    done = headrace("show", stored, "--episode", "3a")
+    assert done.returncode == 0
+    assert "$ ls -l" in done.stdout
+    assert "reward 1" in done.stdout
+
+
+def test_an_unknown_episode_is_refused(stored: Path) -> None:
+    assert "has no episode zz" in refused("show", stored, "--episode", "zz")
+
+
+def test_a_start_that_fits_several_episodes_is_refused(stored: Path) -> None:
+    assert "is the start of 5 episodes: 0abc0000" in refused("show", stored, "--episode", "")
+
+
+def test_every_episode_comes_out_as_a_line_of_json(stored: Path) -> None:
+    done = headrace("shards", "cat", stored)
+    assert (done.returncode, done.stderr) == (0, "")
+    records = [json.loads(line) for line in done.stdout.splitlines()]
+    assert [record["sample"] for record in records] == [0, 1, 2, 3, 4]
+    assert records[0]["turns"][0]["results"][0]["stdout"] == "a\n"
+
+
+def test_a_reader_that_goes_away_is_no_error(tmp_path: Path) -> None:
+    big = random.Random(1).randbytes(300_000)
+    asyncio.run(_store(tmp_path / "run", (_episode(n, big) for n in range(4))))
+    with subprocess.Popen(
+        [HEADRACE, "shards", "cat", tmp_path / "run"],
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=ENV,
+    ) as process:  # fmt: skip
+        assert process.stdout is not None and process.stderr is not None
+        process.stdout.read(10)
+        process.stdout.close()
+        assert process.stderr.read() == b""
+        assert process.wait(timeout=20) == 1
+
+
+def test_damage_is_told_and_the_rest_is_still_read(stored: Path) -> None:
+    (shard,) = (stored / "shards").glob("*.hrs")
+    data = bytearray(shard.read_bytes())
+    data[len(data) // 2] ^= 0xFF
+    shard.write_bytes(data)
+    done = headrace("shards", "cat", stored)
+    assert done.returncode == 2
+    assert "unreadable: " in done.stderr
+    assert "Traceback" not in done.stderr
+    assert 0 < len(done.stdout.splitlines()) < 5
 
 
 # --- tasks ----------------------------------------------------------------------------------

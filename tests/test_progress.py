@@ -46,7 +46,7 @@ class Clock:
 def started(planned: int = 20, skipped: int = 0) -> RunStarted:
     return RunStarted(
         run="r", planned=planned, skipped=skipped, provider="namespace",
-        provider_reason="no Docker engine answers", policy="vllm",
+        provider_reason="namespace: no Docker engine", policy="vllm",
     )  # fmt: skip
 
 
@@ -173,7 +173,7 @@ def plain(*events: tuple[float, Event]) -> list[str]:
 def test_the_start_says_plan_policy_and_why_this_provider() -> None:
     assert plain((0, started(20, 3))) == [
         "20 episodes planned, 3 of them done already; policy vllm",
-        "sandboxes: namespace (no Docker engine answers)",
+        "sandboxes: namespace: no Docker engine",
     ]
 
 

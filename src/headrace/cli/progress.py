@@ -150,7 +150,7 @@ def said(event: Event, tally: Tally) -> Iterator[Text]:
         case RunStarted():
             done = f", {event.skipped} of them done already" if event.skipped else ""
             yield Text(f"{event.planned} episodes planned{done}; policy {event.policy}")
-            yield Text(f"sandboxes: {event.provider} ({event.provider_reason})")
+            yield Text(f"sandboxes: {event.provider_reason}")
         case EpisodeFinished() if tally.planned <= LISTED_EPISODES:
             yield _outcome(event)
         case EpisodeRetried() if tally.retried <= LISTED_RETRIES:
