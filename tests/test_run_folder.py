@@ -1,5 +1,6 @@
 """A run folder: made once, opened again, never mistaken for another."""
 
+import fcntl
 import json
 import os
 import subprocess
@@ -168,6 +169,14 @@ def test_a_run_in_use_is_refused_with_who_uses_it(tmp_path: Path) -> None:
         with pytest.raises(RunFolderError, match=f"in use by process {os.getpid()} on"):
             opened(tmp_path)
     opened(tmp_path).close()
+
+
+def test_a_holder_that_left_no_name_is_told_as_such(tmp_path: Path) -> None:
+    opened(tmp_path).close()
+    with (tmp_path / "run.lock").open("wb") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        with pytest.raises(RunFolderError, match="in use by another process"):
+            opened(tmp_path)
 
 
 def test_the_lock_of_a_killed_process_holds_nobody_up(tmp_path: Path) -> None:

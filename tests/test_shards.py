@@ -1,6 +1,8 @@
 """One shard: torn tails, flipped bytes, foreign and newer files."""
 
 import struct
+import subprocess
+import sys
 import zlib
 from pathlib import Path
 
@@ -265,6 +267,27 @@ def test_an_unreadable_shard_is_told_with_its_path(tmp_path: Path) -> None:
     path.mkdir()
     with pytest.raises(RunFolderError, match=r"000000\.hrs cannot be read: Is a directory"):
         scanned(path)
+
+
+def test_a_shard_shorter_than_its_ends_has_no_index(tmp_path: Path) -> None:
+    path = tmp_path / "000000.hrs"
+    path.write_bytes(b"\x89HRSHD")
+    assert shards.read_index(path) is None
+
+
+def test_a_shard_that_cannot_be_begun_is_told(tmp_path: Path) -> None:
+    program = "from pathlib import Path; from headrace.engine.shards import ShardWriter\n"
+    program += f"ShardWriter(Path({str(tmp_path)!r}), 0, level=3, fsync=True)"
+    done = subprocess.run(
+        ["prlimit", "--fsize=10", "--", sys.executable, "-c", program],
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=False,
+    )
+    assert "StoreError" in done.stderr
+    assert "000000.hrs: cannot be written: File too large" in done.stderr
+    assert scanned(tmp_path / "000000.hrs") == ([], [], End(0, sealed=False))
 
 
 def test_a_frame_of_unknown_kind_is_damage(tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ from typing import Any
 
 import msgspec
 import pytest
+from blockbuster import BlockingError, blockbuster_ctx
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -40,7 +41,7 @@ from headrace.types import (
     VerdictFault,
 )
 
-DEADLINE_S = 30
+DEADLINE_S = 50
 
 
 def episode(id: str, **fields: Any) -> Episode:
@@ -192,6 +193,16 @@ async def test_no_more_appends_wait_than_the_bound(tmp_path: Path) -> None:
                 group.create_task(append(number))
     assert 1 <= most <= 3
     assert len(list(iter_ids(tmp_path))) == 50
+
+
+async def test_nothing_the_store_does_blocks_the_event_loop(tmp_path: Path) -> None:
+    with blockbuster_ctx():
+        with pytest.raises(BlockingError):
+            (tmp_path / "file").write_text("the check works")
+        async with asyncio.timeout(DEADLINE_S), Store(tmp_path, StoreConfig(shard_mb=1)) as store:
+            for number in range(5):
+                await store.append(noise(str(number), 400_000))
+    assert len(list_shards(tmp_path / "shards")) == 2
 
 
 async def test_a_cancelled_append_leaves_the_store_working(tmp_path: Path) -> None:
@@ -352,10 +363,51 @@ except StoreError as error:
     print(error)
 """
     done = subprocess.run(
-        [sys.executable, "-c", program, tmp_path], capture_output=True, text=True, timeout=30
+        [sys.executable, "-c", program, tmp_path],
+        capture_output=True,
+        text=True,
+        timeout=DEADLINE_S,
     )
     assert "cannot be written: File too large" in done.stdout, done.stderr
     assert list(iter_ids(tmp_path)) == ["kept"]
+
+
+@pytest.mark.parametrize("torn", [0, 10])
+def test_a_disk_too_full_to_recover_is_told_and_nothing_is_lost(tmp_path: Path, torn: int) -> None:
+    (tmp_path / "shards").mkdir()
+    writer = ShardWriter(tmp_path / "shards", 0, level=3, fsync=False)
+    writer.append([("kept", False, msgspec.msgpack.encode(episode("kept")))])
+    writer.close()
+    with writer.path.open("ab") as file:
+        file.write(b"x" * torn)
+    size = writer.path.stat().st_size
+    program = """
+import asyncio, sys
+from pathlib import Path
+from headrace.engine.store import Store
+from headrace.errors import StoreError
+
+async def main():
+    async with Store(Path(sys.argv[1])):
+        print("opened")
+
+try:
+    asyncio.run(main())
+except StoreError as error:
+    print(error)
+"""
+    done = subprocess.run(
+        ["prlimit", f"--fsize={size + 20}", "--", sys.executable, "-c", program, tmp_path],
+        capture_output=True,
+        text=True,
+        timeout=DEADLINE_S,
+        check=False,
+    )
+    assert "000000.hrs: cannot be written: File too large" in done.stdout, done.stderr
+    assert "opened" not in done.stdout
+    assert list(read_episodes(tmp_path)) == [episode("kept")]
+    asyncio.run(fill(tmp_path, [episode("resumed")]))
+    assert list(iter_ids(tmp_path)) == ["kept", "resumed"]
 
 
 async def test_a_folder_that_cannot_be_made_is_told(tmp_path: Path) -> None:
