@@ -1,0 +1,272 @@
+"""One container with its shell and our own channels.
+
+Rule: the agent's shell is the container's own process, behind the stream attached before the start;
+our channels are `exec` sessions as root, opened at the first need, because each costs the engine
+as much as a third of a start. After that no command costs an engine call. Removing the container
+is the only way it ends, and it is finished even when the caller is cancelled.
+"""
+
+import logging
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import asynccontextmanager
+from typing import Any
+
+from headrace.aio import run_shielded
+from headrace.errors import ProviderGone, SandboxError
+from headrace.sandbox.base import SandboxSpec
+from headrace.sandbox.control import Control
+from headrace.sandbox.docker_engine import EngineClient
+from headrace.sandbox.docker_stream import (
+    EXEC_BODY,
+    EngineStream,
+    attach_path,
+    exec_path,
+    open_stream,
+)
+from headrace.sandbox.docker_sweep import remove
+from headrace.sandbox.scripts import CONTROL
+from headrace.sandbox.shell import Shell
+from headrace.types import CommandResult
+
+CREATE_S = 120.0
+ATTACH_S = 60.0
+START_S = 180.0
+EXEC_S = 60.0
+INSPECT_S = 30.0
+UPDATE_S = 60.0
+ROOM_PIDS = 4096
+"""Lent to a container that has used up its processes, so that a channel into it can open."""
+
+_IN_WORKDIR = 'cd -- "$1" 2>/dev/null || cd /\n'
+
+log = logging.getLogger("headrace.sandbox.docker")
+
+
+class Pipe:
+    """Stdin of a stream that may not be open yet: what is written early is sent first."""
+
+    def __init__(self) -> None:
+        self._early: list[bytes] = []
+        self._stream: EngineStream | None = None
+
+    def write(self, data: bytes) -> None:
+        if self._stream is None:
+            self._early.append(data)
+        else:
+            self._stream.write(data)
+
+    def connect(self, stream: EngineStream) -> None:
+        self._stream = stream
+        for data in self._early:
+            stream.write(data)
+        self._early.clear()
+
+    def close(self) -> None:
+        if self._stream is not None:
+            self._stream.close()
+
+
+class DockerSandbox:
+    """See `headrace.sandbox.base.Sandbox`."""
+
+    def __init__(
+        self,
+        engine: EngineClient,
+        container: str,
+        spec: SandboxSpec,
+        *,
+        workdir: str,
+        on_left_behind: Callable[[str], None],
+    ) -> None:
+        self.container = container
+        """Name of the container."""
+        self._engine = engine
+        self._spec = spec
+        self._workdir = workdir
+        self._on_left_behind = on_left_behind
+        self._pipes: list[Pipe] = []
+        self._ended = False
+        self._closed = False
+        self._killer: Control | None = None
+        self._control: Control | None = None
+        agent = self._pipe()
+        keep = spec.limits.max_output_bytes
+        self._shell = Shell(agent.write, killer=self._open_killer, max_output_bytes=keep)
+
+    # --- the provider's side ---
+
+    async def start(self, body: Mapping[str, Any]) -> None:
+        """Create, attach, start, wait for the first answer. `aclose` is due even if it fails."""
+        # Shielded: a create that is cancelled half way would appear after it has been removed.
+        await run_shielded(self._create(body))
+        async with self._engine.call(f"attach to {self.container}", timeout_s=ATTACH_S):
+            stream = await open_stream(
+                self._engine.socket,
+                attach_path(self.container),
+                feed=self._shell.feed,
+                lost=self._shell_lost,
+            )
+        self._pipes[0].connect(stream)
+        async with self._engine.call(f"start {self.container}", timeout_s=START_S) as docker:
+            await docker.containers.container(self.container).start()
+        async with self._attributed():
+            await self._shell.start()
+
+    # --- the contract ---
+
+    async def run(self, command: str, *, timeout_s: float) -> CommandResult:
+        self._check()
+        async with self._attributed():
+            return await self._shell.run(command, timeout_s=timeout_s)
+
+    async def exec(
+        self,
+        command: str,
+        *,
+        timeout_s: float,
+        stdin: bytes = b"",
+        workdir: str | None = None,
+        env: Mapping[str, str] | None = None,
+        user: str | None = None,
+        max_output_bytes: int | None = None,
+    ) -> CommandResult:
+        self._check()
+        async with self._attributed():
+            control = await self._open_control()
+            return await control.exec(
+                command,
+                timeout_s=timeout_s,
+                stdin=stdin,
+                workdir=workdir,
+                env=env,
+                user=user,
+                max_output_bytes=max_output_bytes,
+            )
+
+    async def read(self, path: str, *, max_bytes: int = 64 << 20) -> bytes:
+        self._check()
+        async with self._attributed():
+            return await (await self._open_control()).read(path, max_bytes=max_bytes)
+
+    async def write(self, path: str, data: bytes, *, mode: int = 0o644) -> None:
+        self._check()
+        async with self._attributed():
+            await (await self._open_control()).write(path, data, mode=mode)
+
+    async def aclose(self) -> None:
+        if not self._closed:
+            self._closed = True
+            await run_shielded(self._remove())
+
+    # --- inside ---
+
+    async def _create(self, body: Mapping[str, Any]) -> None:
+        doing = f"create {self.container} from {self._spec.image}"
+        async with self._engine.call(doing, timeout_s=CREATE_S) as docker:
+            await docker.containers.create(body, name=self.container)
+
+    async def _remove(self) -> None:
+        try:
+            await remove(self._engine, self.container)
+        except SandboxError as e:
+            # The episode is over; what is left is removed when the provider closes, or by a sweep.
+            log.warning("%s was left behind: %s", self.container, e)
+            self._on_left_behind(self.container)
+        finally:
+            for pipe in self._pipes:
+                pipe.close()
+
+    def _pipe(self) -> Pipe:
+        pipe = Pipe()
+        self._pipes.append(pipe)
+        return pipe
+
+    def _check(self) -> None:
+        if self._closed:
+            raise SandboxError(f"{self.container} is closed")
+
+    def _shell_lost(self) -> None:
+        self._ended = True
+        self._shell.closed(f"{self.container} has ended")
+
+    @asynccontextmanager
+    async def _attributed(self) -> AsyncIterator[None]:
+        """Says whether the engine, the container, or only one channel was lost."""
+        try:
+            yield
+        except ProviderGone:
+            raise
+        except SandboxError as e:
+            if self._closed or not self._ended:
+                raise
+            why = await self._why_ended()
+            raise await self._engine.lost(f"{self.container}", why) from e
+
+    async def _why_ended(self) -> str:
+        try:
+            doing = f"inspect {self.container}"
+            async with self._engine.call(doing, timeout_s=INSPECT_S) as docker:
+                state = (await docker.containers.container(self.container).show())["State"]
+        except SandboxError:
+            return "ended by itself: its first process was killed, or it ran out of memory"
+        if state.get("OOMKilled"):
+            return f"out of memory: more than {self._spec.limits.memory_mb} MB"
+        return f"ended by itself with exit code {state.get('ExitCode')}"
+
+    async def _open_control(self) -> Control:
+        if self._control is None:
+            self._control = await self._open(killer=False)
+        return self._control
+
+    async def _open_killer(self) -> Control:
+        if self._killer is None:
+            self._killer = await self._open(killer=True)
+        return self._killer
+
+    async def _open(self, *, killer: bool) -> Control:
+        try:
+            return await self._open_exec(killer=killer)
+        except ProviderGone:
+            raise
+        except SandboxError:
+            if self._ended or self._spec.limits.pids is None:
+                raise
+        # A fork bomb leaves no process for the channel that is to end it: lend some.
+        await self._set_pids(self._spec.limits.pids + ROOM_PIDS)
+        try:
+            return await self._open_exec(killer=killer)
+        finally:
+            await run_shielded(self._set_pids(self._spec.limits.pids))
+
+    async def _set_pids(self, limit: int) -> None:
+        doing = f"set the process limit of {self.container}"
+        async with self._engine.call(doing, timeout_s=UPDATE_S) as docker:
+            url = f"http://docker/containers/{self.container}/update"
+            async with docker.session.post(url, json={"PidsLimit": limit}) as answer:
+                if answer.status != 200:
+                    raise SandboxError(f"{doing}: {(await answer.text()).strip()}")
+
+    async def _open_exec(self, *, killer: bool) -> Control:
+        pipe = self._pipe()
+        control = Control(
+            pipe.write,
+            killer=None if killer else self._open_killer,
+            max_output_bytes=self._spec.limits.max_output_bytes,
+        )
+        doing = f"open a channel into {self.container}"
+        async with self._engine.call(doing, timeout_s=EXEC_S) as docker:
+            session = await docker.containers.container(self.container).exec(
+                cmd=["sh", "-c", _IN_WORKDIR + CONTROL, "sh", self._workdir],
+                stdin=True,
+                user="0",
+                workdir="/",
+            )
+            stream = await open_stream(
+                self._engine.socket,
+                exec_path(session.id),
+                EXEC_BODY,
+                feed=control.feed,
+                lost=lambda: control.closed(f"{doing}: it has ended"),
+            )
+            pipe.connect(stream)
+            return await control.started()

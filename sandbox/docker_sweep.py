@@ -1,0 +1,118 @@
+"""Who owns a container, and the removal of what no live process owns.
+
+Rule: a container goes only if its label proves that its owner is dead: the process id is gone or
+belongs to a later process. An owner that cannot be judged from here (another process namespace of
+the same boot) is left alone and named. Images are never removed: they are a cache.
+"""
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from headrace.aio import fan_out
+from headrace.errors import ProviderGone, SandboxError
+from headrace.sandbox.docker_engine import EngineClient, parsed_labels, status_of
+
+RUN = "dev.headrace.run"
+EPISODE = "dev.headrace.episode"
+OWNER = "dev.headrace.owner"
+"""`PID:STARTTIME` of the process that opened the sandbox."""
+PLACE = "dev.headrace.place"
+"""Boot and process namespace in which that process id means something."""
+
+LIST_S = 60.0
+REMOVE_S = 120.0
+_AT_ONCE = 4
+_BOOT = Path("/proc/sys/kernel/random/boot_id")
+
+
+def labels(run_id: str, episode: str) -> dict[str, str]:
+    """The labels of a container opened by this process."""
+    return {RUN: run_id, EPISODE: episode, OWNER: owner(), PLACE: place()}
+
+
+def owner() -> str:
+    pid = os.getpid()
+    return f"{pid}:{_start_time(pid)}"
+
+
+def place() -> str:
+    return f"{_BOOT.read_text().strip()}:{os.readlink('/proc/self/ns/pid')}"
+
+
+def _start_time(pid: int) -> str | None:
+    """Start of a process in clock ticks after boot, None if there is no such process."""
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_text(errors="replace")
+    except (FileNotFoundError, ProcessLookupError):
+        return None
+    fields = stat.rpartition(")")[2].split()  # a program's name may hold spaces and brackets
+    return None if fields[0] in "ZX" else fields[19]
+
+
+def is_dead(found: Mapping[str, str]) -> bool | None:
+    """Whether the owner named by a container's labels is dead; None if that cannot be told."""
+    boot, _, namespace = found.get(PLACE, "").partition(":")
+    here_boot, _, here_namespace = place().partition(":")
+    if boot and boot != here_boot:
+        return True
+    if not boot or namespace != here_namespace:
+        return None
+    pid, _, started = found.get(OWNER, "").partition(":")
+    if not pid.isdigit() or not started:
+        return None
+    return _start_time(int(pid)) != started
+
+
+async def sweep(engine: EngineClient) -> list[str]:
+    """Remove the containers of dead owners; a line for each, and for each that was left."""
+    async with engine.call("list containers", timeout_s=LIST_S) as docker:
+        filters = f'{{"label":["{OWNER}"]}}'
+        found = await docker.containers.list(all=1, filters=filters)
+    lines: list[str] = []
+    dead: list[tuple[str, str]] = []
+    for container in found:
+        its = parsed_labels(container)
+        line = f"{_name(container)} of run {its.get(RUN) or '?'}"
+        line += f", episode {its.get(EPISODE) or '?'}, owner {its[OWNER]}"
+        verdict = is_dead(its)
+        if verdict:
+            dead.append((container.id, line))
+        elif verdict is None:
+            lines.append(f"left {line}: cannot tell from here whether its owner lives")
+
+    async def remove_one(item: tuple[str, str]) -> str:
+        await remove(engine, item[0])
+        return f"removed {item[1]}"
+
+    return await fan_out(remove_one, dead, limit=_AT_ONCE) + lines
+
+
+def _name(container: Any) -> str:
+    names = container["Names"]
+    return f"container {names[0].lstrip('/') if names else container.id[:12]}"
+
+
+async def remove(engine: EngineClient, container: str) -> None:
+    """Kill and remove a container and its volumes; it is gone when this returns."""
+    try:
+        async with engine.call(f"remove container {container}", timeout_s=REMOVE_S) as docker:
+            await docker.containers.container(container).delete(force=True, v=True)
+    except ProviderGone:
+        raise
+    except SandboxError as e:
+        if status_of(e) == 409:  # it ended by itself and the engine is removing it
+            await _removed(engine, container)
+        elif status_of(e) != 404:
+            raise
+
+
+async def _removed(engine: EngineClient, container: str) -> None:
+    doing = f"wait for the removal of container {container}"
+    try:
+        async with engine.call(doing, timeout_s=REMOVE_S) as docker:
+            await docker.containers.container(container).wait(condition="removed")
+    except SandboxError as e:
+        if status_of(e) != 404:
+            raise
