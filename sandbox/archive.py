@@ -1,12 +1,13 @@
-"""Folders in and out of a sandbox, as tar archives.
+"""Folders in and out of a sandbox, as tar streams over `Sandbox.exec`.
 
-Rule: what is packed never reaches outside its folder, and what comes back is data: unpacking
-refuses absolute paths, `..`, links and devices, and writes nothing to disk. Packing and unpacking
-run off the loop.
+Rule: what leaves the host is exactly the folder named, and what comes back is plain files with
+plain relative names; anything else (links out of the folder, absolute paths, `..`, devices) is
+refused with the offending name. Packing and unpacking run in a thread.
 """
 
 import io
 import os
+import posixpath
 import shlex
 import stat
 import tarfile
@@ -16,113 +17,120 @@ from headrace.aio import in_thread
 from headrace.errors import SandboxError
 from headrace.sandbox.base import Sandbox
 
-MAX_BYTES = 256 << 20
-"""Largest archive that is taken in, either way."""
-TIMEOUT_S = 110.0
+TRANSFER_TIMEOUT_S = 300.0
 
 
-def pack(folder: Path) -> bytes:
-    """A tar of the folder's contents: dotfiles too, names sorted, owner root, times zero.
+class ArchiveError(SandboxError):
+    """A folder or archive holds what must not travel. Trying again does not help."""
 
-    `SandboxError` for a symbolic link that leaves the folder, a device, or too much data.
+    retry = False
+
+
+def pack(directory: str | Path, *, prefix: str = "") -> bytes:
+    """A tar of everything in a host folder: sorted, owner 0, times 0, dotfiles included.
+
+    A symbolic link is kept as a link if it stays in the folder, else `ArchiveError`. So is a
+    socket, a FIFO or a device.
     """
-    folder = folder.resolve()
+    root = Path(directory)
+    if not root.is_dir():
+        raise ArchiveError(f"{root}: a folder was expected")
     out = io.BytesIO()
     with tarfile.open(fileobj=out, mode="w", format=tarfile.GNU_FORMAT) as tar:
-        for path in _walk(folder):
-            _add(tar, path, folder)
-            if out.tell() > MAX_BYTES:
-                raise SandboxError(f"{folder}: expected at most {MAX_BYTES >> 20} MiB, found more")
+        for path in _walk(root):
+            _add(tar, root, path, prefix)
     return out.getvalue()
 
 
-def _walk(folder: Path) -> list[Path]:
-    found = []
-    for root, folders, files in os.walk(folder):
-        found += [Path(root, name) for name in (*folders, *files)]
+def unpack(data: bytes) -> dict[str, bytes]:
+    """The regular files of a tar by normalised relative path; `ArchiveError` for anything odd."""
+    files: dict[str, bytes] = {}
+    try:
+        with tarfile.open(fileobj=io.BytesIO(data), mode="r:") as tar:
+            for member in tar:
+                name = _safe_name(member)
+                if not member.isdir():
+                    content = tar.extractfile(member)
+                    assert content is not None
+                    files[name] = content.read()
+    except tarfile.TarError as e:
+        raise ArchiveError(f"a tar archive was expected: {e}") from e
+    return files
+
+
+async def upload(sandbox: Sandbox, source: str | Path, target: str) -> None:
+    """Put the contents of host folder `source` into `target`, made if it does not exist.
+
+    Relative targets are below the sandbox's working directory. Files get owner root and keep
+    their mode; files that are already there stay.
+    """
+    data = await in_thread(pack, source)
+    where = shlex.quote(target)
+    result = await sandbox.exec(
+        f"mkdir -p -- {where} && tar -x -o -f - -C {where}",
+        timeout_s=TRANSFER_TIMEOUT_S,
+        stdin=data,
+    )
+    if result.exit_code != 0:
+        said = result.stderr[-500:].decode(errors="replace").strip()
+        raise SandboxError(f"{source} could not be put into {target}: {said or 'timed out'}")
+
+
+async def download(sandbox: Sandbox, path: str, *, max_bytes: int = 256 << 20) -> dict[str, bytes]:
+    """The files below `path` of the sandbox by relative path. Links and devices are refused."""
+    result = await sandbox.exec(
+        f"tar -c -f - -C {shlex.quote(path)} .",
+        timeout_s=TRANSFER_TIMEOUT_S,
+        max_output_bytes=max_bytes,
+    )
+    if result.stdout_cut:
+        raise ArchiveError(f"{path}: more than {max_bytes} bytes; ask for less or raise the limit")
+    if result.exit_code != 0:
+        said = result.stderr[-500:].decode(errors="replace").strip()
+        raise SandboxError(f"{path} could not be read: {said or 'timed out'}")
+    return await in_thread(unpack, result.stdout)
+
+
+def _walk(root: Path) -> list[Path]:
+    found: list[Path] = []
+    for folder, names, files in os.walk(root):
+        here = Path(folder)
+        found += [here / name for name in (*names, *files)]
     return sorted(found)
 
 
-def _add(tar: tarfile.TarFile, path: Path, folder: Path) -> None:
-    info = tarfile.TarInfo(str(path.relative_to(folder)))
+def _add(tar: tarfile.TarFile, root: Path, path: Path, prefix: str) -> None:
+    name = posixpath.join(prefix, path.relative_to(root).as_posix())
     status = path.lstat()
+    info = tarfile.TarInfo(name)
     info.mode = stat.S_IMODE(status.st_mode)
     if stat.S_ISLNK(status.st_mode):
-        target = os.readlink(path)  # a link that stays inside is kept as it is
-        inside = (path.parent / target).resolve().is_relative_to(folder)
-        if os.path.isabs(target) or not inside:
-            raise SandboxError(f"{path}: expected links inside {folder}, found {target}")
-        info.type, info.linkname = tarfile.SYMTYPE, target
+        info.type, info.linkname, info.mode = tarfile.SYMTYPE, os.readlink(path), 0o777
+        if _leaves(root, path, info.linkname):
+            raise ArchiveError(f"{path}: the link leaves its folder (to {info.linkname})")
         tar.addfile(info)
     elif stat.S_ISDIR(status.st_mode):
         info.type = tarfile.DIRTYPE
         tar.addfile(info)
     elif stat.S_ISREG(status.st_mode):
-        data = path.read_bytes()
-        info.size = len(data)
-        tar.addfile(info, io.BytesIO(data))
+        with path.open("rb") as content:
+            info.size = os.fstat(content.fileno()).st_size
+            tar.addfile(info, content)
     else:
-        raise SandboxError(f"{path}: expected files, folders and links, found something else")
+        raise ArchiveError(f"{path}: only files, folders and links can be packed")
 
 
-def unpack(archive: bytes) -> dict[str, bytes]:
-    """The regular files of a tar by normalised relative path.
-
-    `SandboxError` for anything but files and folders below the top, or an unreadable archive.
-    """
-    files: dict[str, bytes] = {}
-    try:
-        with tarfile.open(fileobj=io.BytesIO(archive), mode="r:") as tar:
-            for member in tar:
-                path = _safe(member)
-                if member.isreg():
-                    content = tar.extractfile(member)
-                    files[path] = b"" if content is None else content.read()
-    except tarfile.TarError as e:
-        raise SandboxError(f"expected a tar archive, found what cannot be read as one: {e}") from e
-    return files
+def _leaves(root: Path, link: Path, target: str) -> bool:
+    if os.path.isabs(target):
+        return True
+    inside = posixpath.normpath(posixpath.join(link.parent.relative_to(root).as_posix(), target))
+    return inside == ".." or inside.startswith("../")
 
 
-def _safe(member: tarfile.TarInfo) -> str:
-    name = member.name
+def _safe_name(member: tarfile.TarInfo) -> str:
     if not (member.isreg() or member.isdir()):
-        raise SandboxError(
-            f"archive member {name!r}: expected files and folders, found a link or a device"
-        )
-    if name.startswith("/") or ".." in name.split("/"):
-        raise SandboxError(f"archive member {name!r}: expected a path below the top")
-    return os.path.normpath(name)
-
-
-async def upload(sandbox: Sandbox, source: str | Path, target: str) -> None:
-    """Put the contents of a host folder into `target`, which is made if it is missing.
-
-    A relative `target` is taken from the sandbox's working directory. Needs `tar` inside.
-    """
-    archive = await in_thread(pack, Path(source))
-    where = shlex.quote(target)
-    result = await sandbox.exec(
-        f"mkdir -p -- {where} && tar -x -f - -C {where} --no-same-owner",
-        timeout_s=TIMEOUT_S,
-        stdin=archive,
-    )
-    if result.exit_code != 0:
-        said = result.stderr[-500:].decode(errors="replace").strip()
-        raise SandboxError(f"could not put files into {target}: {said or 'tar failed'}")
-
-
-async def download(sandbox: Sandbox, path: str, *, max_bytes: int = 64 << 20) -> dict[str, bytes]:
-    """The regular files below a folder of the sandbox, by relative path.
-
-    `SandboxError` when the folder is missing, larger than `max_bytes`, or holds links or devices.
-    """
-    where = shlex.quote(path)
-    result = await sandbox.exec(
-        f"tar -c -f - -C {where} .", timeout_s=TIMEOUT_S, max_output_bytes=max_bytes
-    )
-    if result.exit_code != 0:
-        said = result.stderr[-500:].decode(errors="replace").strip()
-        raise SandboxError(f"could not take files from {path}: {said or 'tar failed'}")
-    if result.stdout_cut:
-        raise SandboxError(f"{path}: expected at most {max_bytes} bytes, found more")
-    return await in_thread(unpack, result.stdout)
+        raise ArchiveError(f"{member.name}: only files and folders are taken from an archive")
+    parts = member.name.split("/")
+    if member.name.startswith("/") or ".." in parts or "\0" in member.name:
+        raise ArchiveError(f"{member.name}: the name leaves the folder")
+    return posixpath.normpath(member.name)
