@@ -127,7 +127,13 @@ def test_rates_fall_to_zero_when_nothing_happens() -> None:
     tally = Tally(0.0)
     tally.add(TurnFinished(id="a", sampled_tokens=10), 1.0)
     assert tally.rates(1.0 + 2 * WINDOW_S).turns_s == 0.0
-    assert tally.overall(10.0).turns_s == pytest.approx(0.1)
+
+
+def test_the_overall_rate_leaves_out_the_time_before_the_first_episode() -> None:
+    tally = Tally(0.0)
+    tally.add(begun("a"), 90.0)
+    tally.add(TurnFinished(id="a", sampled_tokens=10), 95.0)
+    assert tally.overall(100.0).turns_s == pytest.approx(0.1)
 
 
 @given(
@@ -179,7 +185,7 @@ def test_the_start_says_plan_policy_and_why_this_provider() -> None:
 
 def test_a_plain_line_comes_every_few_seconds_and_not_more_often() -> None:
     turn = TurnFinished(id="a", sampled_tokens=5)
-    lines = plain((0, started()), *[(1.0, turn)] * 11)
+    lines = plain((0, started()), (0, begun("a")), *[(1.0, turn)] * 11)
     assert [line for line in lines if line.startswith("0/20 episodes")] == lines[2:]
     assert len(lines) == 4
 

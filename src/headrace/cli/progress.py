@@ -67,7 +67,7 @@ class PlainProgress:
             self._prepare(event, now_s)
         elif isinstance(event, RunFinished):
             self._print(Text(status(self.tally, self.tally.overall(now_s))))
-        elif self.tally.planned and now_s - self._last_s >= self._every_s:
+        elif self.tally.began_s is not None and now_s - self._last_s >= self._every_s:
             self._last_s = now_s
             self._print(Text(status(self.tally, self.tally.rates(now_s))))
 

@@ -38,6 +38,8 @@ class Tally:
 
     def __init__(self, now_s: float) -> None:
         self.started_s = now_s
+        self.began_s: float | None = None
+        """When the first episode started: images, weights and server are behind it."""
         self.planned = 0
         self.skipped = 0
         self.finished = 0
@@ -91,6 +93,7 @@ class Tally:
             case EpisodeStarted():
                 self._enter(event.id, "prepare")
                 self.preparing = None
+                self.began_s = now_s if self.began_s is None else self.began_s
             case StageEntered():
                 self._enter(event.id, event.stage)
             case TurnFinished():
@@ -115,8 +118,8 @@ class Tally:
         return self._rates(now_s - since, turns, tokens, finished)
 
     def overall(self, now_s: float) -> Rates:
-        """Rates since the start."""
-        return self._rates(now_s - self.started_s, 0, 0, 0)
+        """Rates since the first episode started."""
+        return self._rates(now_s - (self.began_s or now_s), 0, 0, 0)
 
     def _rates(self, seconds: float, turns: int, tokens: int, finished: int) -> Rates:
         seconds = max(seconds, 1.0)  # a rate over less than a second says nothing
