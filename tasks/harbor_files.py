@@ -55,7 +55,11 @@ def read_text(root: Path, name: str, max_bytes: int) -> str:
 
 
 def entries(root: Path) -> Iterator[Entry]:
-    """Files and links of the task's parts, by name; refuses links that leave it, pipes, devices."""
+    """Files and links of the task's parts, by name.
+
+    Each part travels alone, so a link that leaves its part is refused, and so are pipes and
+    devices.
+    """
     stack = [(name, os.path.join(root, name)) for name in reversed(PARTS)]
     real_root = os.path.realpath(root)
     while stack:
@@ -66,9 +70,10 @@ def entries(root: Path) -> Iterator[Entry]:
             continue
         if stat.S_ISLNK(mode):
             link = os.readlink(path)
-            target = os.path.realpath(path)
-            if target != real_root and not target.startswith(real_root + os.sep):
-                raise TaskError(f"{path}: the link to {link} leaves the task folder")
+            part = name.split("/")[0] if "/" in name else ""
+            if os.path.isabs(link) or not _within(path, os.path.join(real_root, part)):
+                where = f"the folder {part}/ of the task" if part else "the task folder"
+                raise TaskError(f"{path}: the link to {link} leaves {where}")
             yield Entry(name, path, mode, link)
         elif stat.S_ISDIR(mode):
             children = sorted(set(os.listdir(path)) - _LEFTOVERS, reverse=True)
@@ -77,6 +82,10 @@ def entries(root: Path) -> Iterator[Entry]:
             yield Entry(name, path, mode, None)
         else:
             raise TaskError(f"{path}: expected a file, a folder or a link, found a special file")
+
+
+def _within(path: str, folder: str) -> bool:
+    return f"{os.path.realpath(path)}{os.sep}".startswith(folder.rstrip(os.sep) + os.sep)
 
 
 def digest(root: Path) -> str:
