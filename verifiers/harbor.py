@@ -158,8 +158,10 @@ async def _inspect(sandbox: Sandbox) -> _Left:
     if result.timed_out:
         raise SandboxError(f"the sandbox did not answer within {STEP_TIMEOUT_S:.0f} s")
     head, _, log = result.stdout.partition(b"--\n")
-    lines = head.decode("utf-8", "replace").split("\n")
-    kinds = dict(reversed(line.split(" ", 1)) for line in lines if " " in line)
+    kinds = {}
+    for line in head.decode("utf-8", "replace").split("\n"):
+        kind, _, path = line.partition(" ")
+        kinds[path] = kind
     return _Left(kinds=kinds, log=log.decode("utf-8", "replace"))
 
 

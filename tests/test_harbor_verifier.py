@@ -1,0 +1,259 @@
+"""Harbor's contract on a real sandbox: what the tests find, and what is made of what they leave."""
+
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from headrace.configs.models import SandboxConfig
+from headrace.sandbox.base import Sandbox, SandboxSpec
+from headrace.sandbox.providers import choose
+from headrace.types import (
+    AgentRecipe,
+    EnvironmentRecipe,
+    Task,
+    Verdict,
+    VerdictFault,
+    VerifierRecipe,
+)
+from headrace.verifiers.harbor import HarborVerifier
+
+BASE = "headrace/base:bookworm"
+REWARD = "/logs/verifier/reward"
+
+
+@pytest.fixture
+async def sandbox(provider: str) -> AsyncIterator[Sandbox]:
+    """A fresh sandbox of each provider."""
+    chosen = await choose(SandboxConfig(provider=provider))
+    async with chosen:
+        image = await chosen.provider.prepare(EnvironmentRecipe(image=BASE))
+        async with chosen.provider.open(SandboxSpec(image=image, episode="verifier")) as opened:
+            yield opened
+
+
+def task(folder: Path, script: str, *, name: str = "test.sh", **verifier: object) -> Task:
+    """A task whose tests are `script`; nothing else of it matters here."""
+    folder.mkdir(exist_ok=True)
+    (folder / name).write_text(script)
+    recipe = VerifierRecipe(tests=str(folder), timeout_s=30.0)
+    return Task(
+        name="org/t",
+        digest="0" * 64,
+        path=str(folder.parent),
+        format="harbor",
+        instruction="x",
+        environment=EnvironmentRecipe(image="x", workdir="/tmp", env={"WORLD": "w"}),
+        agent=AgentRecipe(),
+        verifier=msgspec.structs.replace(recipe, **verifier),
+    )
+
+
+async def graded(sandbox: Sandbox, tmp_path: Path, script: str, **verifier: object) -> Verdict:
+    return await HarborVerifier().verify(task(tmp_path / "tests", script, **verifier), sandbox)
+
+
+def bash(text: str) -> str:
+    return f"#!/bin/bash\n{text}\n"
+
+
+# --- rewards --------------------------------------------------------------------------------
+
+
+async def test_the_reward_the_tests_write_is_the_verdict(sandbox: Sandbox, tmp_path: Path) -> None:
+    verdict = await graded(sandbox, tmp_path, bash(f"echo checking; echo 1 > {REWARD}.txt"))
+    assert (verdict.reward, verdict.fault, verdict.passed) == (1.0, None, True)
+    assert verdict.rewards == {"reward": 1.0}
+    assert verdict.log_tail == "checking\n"
+    assert verdict.duration_s > 0
+
+
+async def test_the_exit_status_of_the_tests_means_nothing(sandbox: Sandbox, tmp_path: Path) -> None:
+    assert (await graded(sandbox, tmp_path, bash(f"echo 1 > {REWARD}.txt; exit 7"))).reward == 1.0
+
+
+async def test_reward_json_comes_before_reward_txt(sandbox: Sandbox, tmp_path: Path) -> None:
+    both = bash(f"""echo 1 > {REWARD}.txt; echo '{{"reward": 0.25, "x": 9}}' > {REWARD}.json""")
+    verdict = await graded(sandbox, tmp_path, both)
+    assert verdict.reward == 0.25
+    assert verdict.rewards == {"reward": 0.25, "x": 9.0}
+
+
+FAULTS = [
+    ("nothing", "true", "reward_missing"),
+    ("nothing, for set -e", "set -e; false; echo 1 > {r}.txt", "reward_missing"),
+    ("an empty file", ": > {r}.txt", "reward_empty"),
+    ("a word", "echo passed > {r}.txt", "reward_unparsable"),
+    ("not a number", "echo nan > {r}.txt", "reward_not_finite"),
+    ("bytes", "printf '\\377\\000\\1' > {r}.json", "reward_unparsable"),
+    ("text in reward.json", 'echo 1 > {r}.txt; echo "{{\\"a\\": \\"b\\"}}" > {r}.json',
+     "reward_unparsable"),
+    ("three gigabytes", "truncate -s 3G {r}.txt", "reward_unparsable: reward.txt is larger"),
+    ("a pipe", "mkfifo {r}.txt", "reward_unparsable: reward.txt is no regular file"),
+    ("a folder", "mkdir {r}.json; echo 1 > {r}.txt", "reward_unparsable: reward.json is no"),
+    ("a link to nothing", "ln -s /nowhere {r}.txt", "reward_unparsable"),
+    ("a link to a device", "ln -s /dev/zero {r}.txt", "reward_unparsable"),
+    ("a link to itself", "ln -s reward.txt {r}.txt", "reward_unparsable"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("script", "reason"), [f[1:] for f in FAULTS], ids=[f[0] for f in FAULTS])
+async def test_a_reward_that_cannot_be_read_is_the_verifiers_fault(
+    sandbox: Sandbox, tmp_path: Path, script: str, reason: str
+) -> None:
+    verdict = await graded(sandbox, tmp_path, bash(script.replace("{r}", REWARD)))
+    assert (verdict.reward, verdict.fault) == (None, VerdictFault.VERIFIER)
+    assert verdict.reason is not None and verdict.reason.startswith(reason)
+
+
+async def test_tests_that_do_not_end_are_a_fault_with_what_they_said(
+    sandbox: Sandbox, tmp_path: Path
+) -> None:
+    script = bash(f"echo 1 > {REWARD}.txt; echo begun; sleep 600")
+    verdict = await graded(sandbox, tmp_path, script, timeout_s=1.0)
+    assert (verdict.reward, verdict.fault) == (None, VerdictFault.VERIFIER)
+    assert verdict.reason == "verifier_timeout: the tests did not end within 1 s"
+    assert verdict.log_tail == "begun\n"
+
+
+# --- what the agent left --------------------------------------------------------------------
+
+
+async def test_a_reward_from_before_is_removed(sandbox: Sandbox, tmp_path: Path) -> None:
+    forged = (
+        f"mkdir -p /logs/verifier; echo 1 > {REWARD}.txt; echo '{{\"reward\": 1}}' > {REWARD}.json"
+    )
+    await sandbox.exec(forged, timeout_s=10)
+    verdict = await graded(sandbox, tmp_path, bash("true"))
+    assert verdict.reason is not None and verdict.reason.startswith("reward_missing")
+
+
+@pytest.mark.parametrize(
+    "trap",
+    [
+        "mkdir -p /tests && echo 'echo 1' > /tests/helper.sh",
+        "mkdir -p /x && echo 'echo 1' > /x/helper.sh && ln -s /x /tests",
+        "echo x > /tests",
+        "mkdir -p /x /logs && ln -s /x /logs/verifier",
+        "mkdir -p /logs && echo x > /logs/verifier",
+        "mkdir -p /logs/verifier/reward.txt /logs/verifier/test-stdout.txt",
+        "mkdir -p /logs/verifier && mkfifo /logs/verifier/test-stdout.txt",
+    ],
+)
+async def test_what_the_agent_puts_in_the_way_is_removed(
+    sandbox: Sandbox, tmp_path: Path, trap: str
+) -> None:
+    assert (await sandbox.exec(trap, timeout_s=10)).exit_code == 0
+    script = bash(f"test ! -e /tests/helper.sh && echo clean && echo 0.5 > {REWARD}.txt")
+    verdict = await graded(sandbox, tmp_path, script)
+    assert (verdict.reward, verdict.log_tail) == (0.5, "clean\n"), verdict
+
+
+async def test_a_sandbox_without_its_tools_is_the_agents_doing_and_no_infrastructure_failure(
+    sandbox: Sandbox, tmp_path: Path
+) -> None:
+    await sandbox.exec("rm -f /usr/bin/tar /usr/bin/mkdir", timeout_s=10)
+    verdict = await graded(sandbox, tmp_path, bash(f"echo 1 > {REWARD}.txt"))
+    assert (verdict.reward, verdict.fault) == (None, VerdictFault.VERIFIER)
+    assert verdict.reason is not None and verdict.reason.startswith("sandbox_unusable")
+
+
+# --- how the tests are run ------------------------------------------------------------------
+
+
+async def test_tests_run_in_the_working_directory_with_both_sets_of_variables(
+    sandbox: Sandbox, tmp_path: Path
+) -> None:
+    script = bash(f'echo "$PWD $WORLD $MODE"; echo 1 > {REWARD}.txt')
+    verdict = await graded(sandbox, tmp_path, script, env={"MODE": "a b"})
+    assert verdict.log_tail == "/tmp w a b\n"
+
+
+@pytest.mark.parametrize("first", ["#!/bin/bash", "", "# a comment\n#!/bin/sh"])
+async def test_a_script_without_its_shebang_first_is_run_by_bash(
+    sandbox: Sandbox, tmp_path: Path, first: str
+) -> None:
+    script = f"{first}\n[[ -n $BASH_VERSION ]] && echo 1 > {REWARD}.txt\n"
+    assert (await graded(sandbox, tmp_path, script)).reward == 1.0
+
+
+async def test_the_whole_folder_arrives_with_dotfiles_and_folders(
+    sandbox: Sandbox, tmp_path: Path
+) -> None:
+    tests = tmp_path / "tests"
+    (tests / "data").mkdir(parents=True)
+    (tests / "data" / "é b").write_text("1\n")
+    (tests / ".hidden").write_text("")
+    script = bash(f"test -f /tests/.hidden && cp '/tests/data/é b' {REWARD}.txt")
+    assert (await graded(sandbox, tmp_path, script)).reward == 1.0
+
+
+async def test_the_tests_may_move_their_own_folder(sandbox: Sandbox, tmp_path: Path) -> None:
+    script = bash(f"mv /tests /tmp/aside && mv /tmp/aside /tests && echo 1 > {REWARD}.txt")
+    assert (await graded(sandbox, tmp_path, script)).reward == 1.0
+
+
+async def test_output_on_both_channels_is_kept_from_its_end(
+    sandbox: Sandbox, tmp_path: Path
+) -> None:
+    script = bash(f"head -c 3000000 /dev/zero; echo out; echo err >&2; echo 1 > {REWARD}.txt")
+    verdict = await graded(sandbox, tmp_path, script)
+    assert verdict.log_tail.endswith("out\nerr\n")
+    assert len(verdict.log_tail) <= 4000
+
+
+async def test_a_background_process_of_the_tests_does_not_hold_the_verdict(
+    sandbox: Sandbox, tmp_path: Path
+) -> None:
+    script = bash(f"sleep 25 & echo 1 > {REWARD}.txt")
+    verdict = await graded(sandbox, tmp_path, script)
+    assert verdict.reward == 1.0
+    assert verdict.duration_s < 20
+
+
+# --- outcomes -------------------------------------------------------------------------------
+
+REPORT = (
+    '{"results": {"tests": [{"name": "a", "status": "passed"}, {"name": "b", "status": "failed"}]}}'
+)
+
+
+@pytest.mark.parametrize("place", ["/logs/verifier/ctrf.json", "/tests/ctrf.json"])
+async def test_a_ctrf_report_gives_the_single_tests(
+    sandbox: Sandbox, tmp_path: Path, place: str
+) -> None:
+    verdict = await graded(
+        sandbox, tmp_path, bash(f"echo '{REPORT}' > {place}; echo 0 > {REWARD}.txt")
+    )
+    assert [(t.name, t.status) for t in verdict.tests] == [("a", "passed"), ("b", "failed")]
+    assert verdict.pass_ratio == 0.5
+
+
+async def test_a_report_from_before_is_not_believed(sandbox: Sandbox, tmp_path: Path) -> None:
+    forged = f"mkdir -p /logs/verifier; echo '{REPORT}' > /logs/verifier/ctrf.json"
+    await sandbox.exec(forged, timeout_s=10)
+    assert (await graded(sandbox, tmp_path, bash(f"echo 1 > {REWARD}.txt"))).tests == ()
+
+
+async def test_pytests_output_gives_the_single_tests(sandbox: Sandbox, tmp_path: Path) -> None:
+    (tmp_path / "tests").mkdir()
+    (tmp_path / "tests" / "out").write_text(
+        "=== short test summary info ===\nPASSED t.py::a\nFAILED t.py::b - no\n"
+        "=== 1 failed, 1 passed in 0.01s ===\n"
+    )
+    verdict = await graded(sandbox, tmp_path, bash(f"cat /tests/out; echo 0 > {REWARD}.txt"))
+    assert [(t.name, t.status) for t in verdict.tests] == [
+        ("t.py::a", "passed"),
+        ("t.py::b", "failed"),
+    ]
+
+
+async def test_the_tests_are_in_the_sandbox_only_from_verification_on(
+    sandbox: Sandbox, tmp_path: Path
+) -> None:
+    look = "test -e /tests && echo there || echo absent"
+    before = await sandbox.exec(look, timeout_s=10)
+    await graded(sandbox, tmp_path, bash("true"))
+    after = await sandbox.exec(look, timeout_s=10)
+    assert (before.stdout, after.stdout) == (b"absent\n", b"there\n")
