@@ -91,6 +91,13 @@ def test_a_parallel_make_from_nothing():
     assert stats(path, "3") == "mean 3.000\ndeviation 0.000\ngeometric 3.000\n"
 
 
+def test_an_object_can_be_made_alone():
+    # A Makefile that forgets a prerequisite may still work in a lucky order.
+    path = project("alone")
+    made(path, "build/main.o")
+    assert os.path.exists(f"{path}/build/main.o")
+
+
 def test_a_second_make_finds_nothing_to_do():
     path = built()
     status, _, _ = make(path, "-q")
