@@ -206,7 +206,7 @@ def test_the_history_to_bisect_has_the_hashes_that_its_grader_expects(tmp_path: 
     subprocess.run([sys.executable, maker, tmp_path / "repo"], check=True, timeout=30, env=clean)
 
     def git(*arguments: str) -> str:
-        command = ["git", "-C", tmp_path / "repo", *arguments]
+        command = ["git", "-C", str(tmp_path / "repo"), *arguments]
         return subprocess.run(
             command, check=True, capture_output=True, text=True, timeout=30, env=clean
         ).stdout.strip()
