@@ -191,8 +191,8 @@ COMMANDS = st.lists(KEYSTROKES, min_size=1, max_size=4)
 SOUP = st.lists(
     st.sampled_from(
         ["{", "}", "[", "]", ",", ":", '"', "\\", "\n", "```", "bash", "DONE", "<think>",
-         "</think>", '"commands"', '"keystrokes"', '"task_complete"', "true", "1e999", "9" * 5000, "\ud800",
-         "\\ud800", "\\u", "\0", " ", "ls"]
+         "</think>", '"commands"', '"keystrokes"', '"task_complete"', "true", "1e999", "9" * 5000,
+         "\ud800", "\\ud800", "\\u", "\0", " ", "ls"]
     ) | st.text(max_size=3),
     max_size=40,
 ).map("".join)  # fmt: skip
@@ -246,6 +246,10 @@ def test_an_adversarial_answer_is_read_in_bounded_work() -> None:
 def test_a_shell_block_is_the_command(language: str) -> None:
     parsed = SHELL.parse(f"I list files.\n```{language}\ncd /tmp\n\nls\n```\nThat is all.")
     assert parsed == Parsed(commands=(Command(text="cd /tmp\n\nls"),))
+
+
+def test_a_block_with_more_after_its_language_and_windows_line_ends_is_read() -> None:
+    assert texts(SHELL.parse("```bash -e\r\ncd /\r\nls\r\n```\r\n")) == ["cd /\nls"]
 
 
 def test_of_several_blocks_the_first_is_run_with_a_warning() -> None:

@@ -43,7 +43,7 @@ block ::= "```bash\n" (line "\n" "\n"?)+ "```"
 line ::= [^`\n] [^\n]*
 """
 
-_FENCE = re.compile(r"[ ]{0,3}(`{3,})[ \t]*([A-Za-z0-9_+-]*)[ \t]*\r?")
+_FENCE = re.compile(r"[ ]{0,3}(`{3,})[ \t]*([^\s`]*)[^`]*")
 
 
 class _Block(msgspec.Struct):
@@ -90,7 +90,7 @@ def _parts(text: str) -> Iterator[str | _Block]:
     """The lines outside blocks, and the blocks, in order."""
     block: _Block | None = None
     fence = ""
-    for line in text.split("\n"):
+    for line in text.replace("\r\n", "\n").split("\n"):
         mark = _FENCE.fullmatch(line)
         if block is None:
             if mark is None:
