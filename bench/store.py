@@ -21,9 +21,9 @@ from typing import Any
 
 import msgspec
 import zstandard
-
 from bench.report import report
 from bench.trajectories import make_episode
+
 from headrace.engine.reader import read_episodes
 from headrace.engine.store import Store
 from headrace.types import Episode
@@ -105,7 +105,7 @@ def memory_growth_mb(run: Path, records: int) -> float:
     return resident_mb() - start
 
 
-def measure(folder: Path, records: int) -> dict[str, float]:
+def measure(folder: Path, records: int) -> dict[str, float | None]:
     episodes = [make_episode(number) for number in range(records)]
     mb = sum(len(msgspec.msgpack.encode(e)) for e in episodes) / 1e6
     lines, alone, together = folder / "run.jsonl", folder / "alone", folder / "together"
