@@ -13,11 +13,12 @@ import tempfile
 import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
+from typing import Any
 
 import aiodocker
 import aiohttp
 
-DOCKER_CONFIG = {
+DOCKER_CONFIG: dict[str, Any] = {
     "Entrypoint": ["sh"],
     "OpenStdin": True,
     "StdinOnce": True,

@@ -8,8 +8,9 @@ It starts no engine; `scripts/docker-engine.sh` does.
 
 import asyncio
 import errno
+import json
 import os
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from types import TracebackType
 from typing import Any
@@ -43,18 +44,18 @@ def socket_path(socket: str | None = None) -> str:
     return address
 
 
-async def available(socket: str | None = None) -> str | None:
+async def available(socket: str | None = None, *, timeout_s: float = PING_S) -> str | None:
     """None if a Docker engine answers on the socket, else why not and what to do about it."""
     try:
         path = socket_path(socket)
     except UsageError as e:
         return str(e)
-    return await _unreachable(path)
+    return await _unreachable(path, timeout_s)
 
 
-async def _unreachable(path: str) -> str | None:
+async def _unreachable(path: str, timeout_s: float = PING_S) -> str | None:
     try:
-        async with asyncio.timeout(PING_S):
+        async with asyncio.timeout(timeout_s):
             reader, writer = await asyncio.open_unix_connection(path)
             try:
                 writer.write(b"GET /_ping HTTP/1.1\r\nHost: docker\r\nConnection: close\r\n\r\n")
@@ -62,7 +63,7 @@ async def _unreachable(path: str) -> str | None:
             finally:
                 writer.close()
     except TimeoutError:
-        return f"the Docker engine on {path} did not answer within {PING_S:g} s: restart it"
+        return f"the Docker engine on {path} did not answer within {timeout_s:g} s: restart it"
     except OSError as e:
         return _why(path, e)
     if b" 200 " not in answer:
@@ -155,6 +156,33 @@ class EngineClient:
         if reason is not None:
             return ProviderGone(f"{doing}: {reason}")
         return error(f"{doing}: {cause}")
+
+
+async def post_lines(
+    docker: Docker, path: str, *, params: Mapping[str, str], data: Any = None
+) -> AsyncGenerator[dict[str, Any], None]:
+    """The engine's answer to a POST, one JSON object per line as it comes. Use with `aclosing`.
+
+    The client library's own streams leave the connection open when they are cancelled, and the
+    engine goes on building. Raises `DockerError` for an error status or an error line.
+    """
+    headers = {"Content-Type": "application/x-tar"}
+    url = f"http://docker/{path}"
+    async with docker.session.post(url, params=params, data=data, headers=headers) as answer:
+        if answer.status >= 400:
+            raise DockerError(answer.status, _message(await answer.text()))
+        async for line in answer.content:
+            found = json.loads(line)
+            if "error" in found:
+                raise DockerError(answer.status, str(found["error"]))
+            yield found
+
+
+def _message(body: str) -> str:
+    try:
+        return str(json.loads(body)["message"])
+    except (ValueError, KeyError, TypeError):
+        return body.strip()
 
 
 def status_of(error: BaseException) -> int | None:

@@ -7,22 +7,23 @@ by a similar image. The classic builder is used; what needs BuildKit is refused 
 """
 
 import asyncio
+import json
 from collections.abc import AsyncIterator, Callable
+from contextlib import aclosing
 from pathlib import Path
-from typing import Any
-
-from aiodocker import Docker
+from typing import IO
 
 from headrace.aio import in_thread
 from headrace.errors import ImageError, SandboxError
 from headrace.sandbox.docker_context import Context, inspect, pack
-from headrace.sandbox.docker_engine import EngineClient, status_of
+from headrace.sandbox.docker_engine import EngineClient, post_lines, status_of
 from headrace.types import EnvironmentRecipe, Record
 
 LABEL = "dev.headrace.image"
 """On every image made here. Images outlive runs, so no sweep removes them."""
 RUN_LABEL = "dev.headrace.image.run"
 LOG_TAIL_BYTES = 4000
+CHUNK_BYTES = 1 << 20
 INSPECT_S = 30.0
 IMPORT_S = 600.0
 
@@ -117,8 +118,10 @@ class Images:
                 f"`docker load` or `docker build -t {name} ...`"
             ),
         ) as docker:
-            async for _ in docker.images.pull(name, stream=True):
-                pass
+            params = {"fromImage": name} if _has_tag(name) else {"fromImage": name, "tag": "latest"}
+            async with aclosing(post_lines(docker, "images/create", params=params)) as lines:
+                async for _ in lines:
+                    pass
 
     # --- built images ---
 
@@ -136,23 +139,18 @@ class Images:
             error=ImageError,
             describe=lambda found: _build_failure(found, log, text, name, recipe),
         ) as docker:
-            async for line in self._build_lines(docker, packed, name):
-                log.add(line.get("stream", ""))
+            params = {
+                "t": name,
+                "dockerfile": packed.dockerfile,
+                "rm": "1",
+                "forcerm": "1",
+                "labels": json.dumps({LABEL: packed.digest, RUN_LABEL: self._run_id}),
+            }
+            answer = post_lines(docker, "build", params=params, data=_chunks(packed.tar))
+            async with aclosing(answer) as lines:
+                async for line in lines:
+                    log.add(line.get("stream", ""))
         return name
-
-    def _build_lines(
-        self, docker: Docker, packed: Context, name: str
-    ) -> AsyncIterator[dict[str, Any]]:
-        return docker.images.build(
-            fileobj=packed.tar,
-            encoding="identity",
-            path_dockerfile=packed.dockerfile,
-            tag=name,
-            rm=True,
-            forcerm=True,
-            labels={LABEL: packed.digest, RUN_LABEL: self._run_id},
-            stream=True,
-        )
 
 
 class LogTail:
@@ -172,6 +170,16 @@ def _key(recipe: EnvironmentRecipe) -> tuple[str, ...]:
     if recipe.image is not None:
         return ("image", recipe.image)
     return ("build", recipe.dockerfile or "", recipe.context or "")
+
+
+def _has_tag(name: str) -> bool:
+    return "@" in name or ":" in name.rpartition("/")[2]
+
+
+async def _chunks(source: IO[bytes]) -> AsyncIterator[bytes]:
+    """A body in pieces, read in a thread."""
+    while chunk := await in_thread(source.read, CHUNK_BYTES):
+        yield chunk
 
 
 def _read(path: str) -> str:

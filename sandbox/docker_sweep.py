@@ -13,6 +13,7 @@ from typing import Any
 from headrace.aio import fan_out
 from headrace.errors import ProviderGone, SandboxError
 from headrace.sandbox.docker_engine import EngineClient, parsed_labels, status_of
+from headrace.sandbox.leases import Owner, owner_of, this_process
 
 RUN = "dev.headrace.run"
 EPISODE = "dev.headrace.episode"
@@ -33,22 +34,12 @@ def labels(run_id: str, episode: str) -> dict[str, str]:
 
 
 def owner() -> str:
-    pid = os.getpid()
-    return f"{pid}:{_start_time(pid)}"
+    this = this_process()
+    return f"{this.pid}:{this.started}"
 
 
 def place() -> str:
     return f"{_BOOT.read_text().strip()}:{os.readlink('/proc/self/ns/pid')}"
-
-
-def _start_time(pid: int) -> str | None:
-    """Start of a process in clock ticks after boot, None if there is no such process."""
-    try:
-        stat = Path(f"/proc/{pid}/stat").read_text(errors="replace")
-    except (FileNotFoundError, ProcessLookupError):
-        return None
-    fields = stat.rpartition(")")[2].split()  # a program's name may hold spaces and brackets
-    return None if fields[0] in "ZX" else fields[19]
 
 
 def is_dead(found: Mapping[str, str]) -> bool | None:
@@ -60,9 +51,9 @@ def is_dead(found: Mapping[str, str]) -> bool | None:
     if not boot or namespace != here_namespace:
         return None
     pid, _, started = found.get(OWNER, "").partition(":")
-    if not pid.isdigit() or not started:
+    if not pid.isdigit() or not started.isdigit():
         return None
-    return _start_time(int(pid)) != started
+    return owner_of(int(pid)) != Owner(int(pid), int(started))
 
 
 async def sweep(engine: EngineClient) -> list[str]:

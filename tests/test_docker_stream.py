@@ -1,6 +1,7 @@
 """The engine's stream format, cut wherever the network cuts it."""
 
 import asyncio
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -45,7 +46,7 @@ def test_outputs_are_told_apart_wherever_the_stream_is_cut(
     assert stderr == b"".join(payload for fd, payload in frames if fd == 2)
 
 
-async def served(path: Path, answer: bytes) -> EngineStream:
+async def served(path: Path, answer: bytes, lost: Callable[[], None] = lambda: None) -> EngineStream:
     """A stream opened against a socket that answers any request with `answer` and hangs up."""
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -55,7 +56,7 @@ async def served(path: Path, answer: bytes) -> EngineStream:
 
     async with await asyncio.start_unix_server(serve, path):
         async with asyncio.timeout(5):
-            return await open_stream(str(path), "/x", feed=lambda fd, data: None, lost=lambda: None)
+            return await open_stream(str(path), "/x", feed=lambda fd, data: None, lost=lost)
 
 
 async def test_a_refused_upgrade_carries_the_engines_words(tmp_path: Path) -> None:
@@ -70,10 +71,10 @@ async def test_an_engine_that_hangs_up_at_once_is_an_end_of_file(tmp_path: Path)
 
 
 async def test_a_stream_that_ended_ignores_writes_and_says_so_once(tmp_path: Path) -> None:
-    stream = await served(tmp_path / "s", HEAD)
+    ended = asyncio.Event()
+    stream = await served(tmp_path / "s", HEAD, ended.set)
     async with asyncio.timeout(5):
-        while not stream.ended:
-            await asyncio.sleep(0)
+        await ended.wait()
     stream.write(b"into the void")
     await stream.drained()
     stream.close()
