@@ -7,6 +7,7 @@ response object costs more per message than the command it carries. It knows not
 
 import asyncio
 from collections.abc import Callable
+from typing import cast
 
 from headrace.errors import SandboxError
 
@@ -57,8 +58,7 @@ class EngineStream(asyncio.Protocol):
     # --- asyncio's ---
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        self._transport = transport
+        self._transport = cast(asyncio.Transport, transport)  # uvloop's is no subclass
 
     def data_received(self, data: bytes) -> None:
         self._receive(data)

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from importlib import import_module
 
 import pytest
+import uvloop
 
 
 def _reason(provider: str) -> str | None:
@@ -12,6 +13,12 @@ def _reason(provider: str) -> str | None:
     module = import_module(f"headrace.sandbox.{provider}")
     reason: str | None = asyncio.run(module.available())
     return reason
+
+
+@pytest.fixture(scope="session")
+def event_loop_policy() -> asyncio.AbstractEventLoopPolicy:
+    """Tests run on the loop that runs use."""
+    return uvloop.EventLoopPolicy()
 
 
 @pytest.fixture(scope="session")
