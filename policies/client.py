@@ -127,6 +127,11 @@ class CompletionClient:
         try:
             async with asyncio.timeout(self._timeout_s):
                 answer = await self._post_until_answered("/v1/completions", body, headers)
+        except _Failing as e:
+            # a server whose engine died answers a while longer, with nothing but errors
+            if not await self.healthy():
+                raise ServerGone(str(e)) from e
+            raise PolicyError(str(e)) from e
         except TimeoutError:
             raise PolicyError(
                 f"{self.base_url}: expected an answer within {self._timeout_s:.0f} s, found none; "
@@ -160,10 +165,10 @@ class CompletionClient:
         if response.status == 200:
             return data
         found = data.decode(errors="replace")[:500]
-        refused = PolicyError(f"{self.base_url}{path}: refused with {response.status}: {found}")
+        refused = f"{self.base_url}{path}: refused with {response.status}: {found}"
         if response.status in _TRY_AGAIN_STATUS:
-            raise _NothingCame(refused)
-        raise refused
+            raise _NothingCame(_Failing(refused))
+        raise PolicyError(refused)
 
     # --- side channels ---
 
@@ -216,6 +221,10 @@ class _NothingCame(Exception):
     def __init__(self, final: PolicyError) -> None:
         super().__init__(str(final))
         self.final = final
+
+
+class _Failing(PolicyError):
+    """The server answers with errors of its own."""
 
 
 def _words(error: BaseException) -> str:

@@ -45,7 +45,9 @@ _PHASES = (
     (b"Starting vLLM server", "opening the port", 0.95),
 )
 """What vLLM writes to its log on its way up, what it means, and how far it then is."""
-_CAUSE = re.compile(r"^.*?\b((?:[A-Z]\w*\.)*[A-Z]\w*(?:Error|Exception): .+|.+: error: .+)$", re.M)
+_CAUSE = re.compile(
+    r"^(?!.*\b(?:INFO|WARNING)\b).*?((?:\w+\.)*\w*(?:Error|Exception): .+|: error: .+)$", re.M
+)
 
 
 class VllmServer:
@@ -94,8 +96,8 @@ class VllmServer:
     async def ready(self) -> str:
         """The base URL, once the server is up. `ServerGone` when it will not be up again."""
         while not self._up.is_set():
-            if self._gone is not None:
-                raise self._gone
+            if self._over.is_set():
+                raise self._gone or ServerGone("vLLM was stopped with its run")
             await first_of(self._up, self._over)
         return self.base_url
 
@@ -120,12 +122,14 @@ class VllmServer:
         was_up = False
         process = await self._spawn()
         try:
-            self._gone = None
-            await self._until_healthy(process)
-            was_up = True
-            self._up.set()
-            await process.wait()
-            self._gone = await self._died(process, "ended in mid-run")
+            async with background(_exit_code(process)) as ended:
+                self._gone = None
+                await self._until_healthy(ended)
+                was_up = True
+                self._up.set()
+                await asyncio.wait([ended])
+                self._up.clear()  # at once: what is left of the server takes a while to end
+                self._gone = await self._died(ended, "ended in mid-run")
         except ServerGone as e:
             self._gone = e
         finally:
@@ -173,14 +177,14 @@ class VllmServer:
         self._log_start = log.tell()
         return log
 
-    async def _until_healthy(self, process: asyncio.subprocess.Process) -> None:
+    async def _until_healthy(self, ended: "asyncio.Task[int | None]") -> None:
         start_s = self._config.start_timeout_s
         told = ""
         try:
             async with asyncio.timeout(start_s), CompletionClient(self.base_url) as client:
                 while not await client.healthy():
-                    if process.returncode is not None:
-                        raise await self._died(process, "did not start")
+                    if ended.done():
+                        raise await self._died(ended, "did not start")
                     what, fraction = await in_thread(self._phase)
                     if what != told:
                         told = what
@@ -193,9 +197,9 @@ class VllmServer:
             ) from None
         self._on_progress("vLLM: up", 1.0)
 
-    async def _died(self, process: asyncio.subprocess.Process, when: str) -> ServerGone:
-        code = process.returncode
-        how = f"signal {code - 128}" if code is not None and code > 128 else f"exit code {code}"
+    async def _died(self, ended: "asyncio.Task[int | None]", when: str) -> ServerGone:
+        code = ended.result()
+        how = f"signal {-code}" if code is not None and code < 0 else f"exit code {code}"
         return ServerGone(f"vLLM {when} ({how}). {await in_thread(self._log_end)}")
 
     # --- the log ---
@@ -215,7 +219,7 @@ class VllmServer:
         """The first error in the log of this start, if one is there, and the last lines."""
         text = self._log().decode(errors="replace")
         cause = _CAUSE.search(text)
-        first = f"First error: {cause.group(1)[:500]}. " if cause else ""
+        first = f"First error: {cause.group(1).lstrip(': ')[:500]}. " if cause else ""
         lines = [line for line in text.splitlines() if line.strip()][-_TAIL_LINES:]
         tail = "\n".join(lines)[-_TAIL_CHARS:] or "(empty)"
         return f"{first}The log {self._log_path} ends:\n{tail}"
@@ -232,6 +236,13 @@ async def _server_pid(process: asyncio.subprocess.Process) -> int:
             "vLLM: expected the server's keeper to start, found it did not; is the machine out "
             "of processes or memory?"
         ) from None
+
+
+async def _exit_code(process: asyncio.subprocess.Process) -> int | None:
+    """The server's exit code, negative for a signal; None when its keeper was killed."""
+    assert process.stdout is not None
+    line = await process.stdout.readline()
+    return int(line) if line else None
 
 
 async def _stop(process: asyncio.subprocess.Process) -> None:

@@ -8,6 +8,7 @@ import os
 import socket
 import sys
 from collections.abc import Mapping
+from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
 
@@ -76,6 +77,8 @@ def server_arguments(
         arguments += ["--max-model-len", str(config.max_model_len)]
     if device == "cpu":
         arguments += ["--dtype", "bfloat16"]
+        # vLLM 0.32 on a CPU dies of a seeded request whose prompt it takes in parts
+        arguments.append("--no-enable-chunked-prefill")
     else:
         arguments += ["--gpu-memory-utilization", str(config.gpu_memory_utilization)]
     if eager:
@@ -103,6 +106,9 @@ def server_environment(
     environment.setdefault("TOKENIZERS_PARALLELISM", "false")
     if device == "cpu":
         environment["VLLM_CPU_KVCACHE_SPACE"] = str(config.kv_cache_gib)
+        if config.enforce_eager is not False:
+            # else the sampler compiles itself in the first call: 20 s, and a C++ compiler
+            environment.setdefault("TORCH_COMPILE_DISABLE", "1")
     else:
         # its kernels are compiled at first use, with a compiler that few machines have
         environment.setdefault("VLLM_USE_FLASHINFER_SAMPLER", "0")
@@ -131,14 +137,19 @@ def _holder(port: int) -> str | None:
     for process in Path("/proc").iterdir():
         if not process.name.isdigit():
             continue
-        try:
-            links = {os.readlink(fd) for fd in (process / "fd").iterdir()}
-        except OSError:
-            continue
-        if links & sockets:
+        if _links(process / "fd") & sockets:
             command = (process / "cmdline").read_bytes().replace(b"\0", b" ").decode().strip()
             return f"process {process.name} on it ({command[:120]})"
     return None
+
+
+def _links(folder: Path) -> set[str]:
+    found: set[str] = set()
+    with suppress(OSError):  # not ours to look into, or gone
+        for link in folder.iterdir():
+            with suppress(OSError):
+                found.add(os.readlink(link))
+    return found
 
 
 def _listening(port: int) -> set[str]:

@@ -102,8 +102,17 @@ def _wait(server: "subprocess.Popen[bytes]", wakeup: int) -> bool:
             return False
 
 
-def main(scratch: str, command: list[str]) -> int:
-    """Run the server to its end or to ours; its exit code, negative for a signal."""
+def _tell(number: int) -> None:
+    with contextlib.suppress(OSError):  # nobody listens any more
+        os.write(1, f"{number}\n".encode())
+
+
+def main(scratch: str, command: list[str]) -> None:
+    """Run the server to its end or to ours.
+
+    Two lines go to stdout: the server's process id, and its exit code (negative: a signal).
+    """
+    signal.signal(signal.SIGPIPE, signal.SIG_IGN)
     _prctl(_PR_SET_CHILD_SUBREAPER, 1)
     wakeup, notify = os.pipe()
     os.set_blocking(notify, False)
@@ -118,19 +127,18 @@ def main(scratch: str, command: list[str]) -> int:
             process_group=0,
             preexec_fn=_die_with_parent,
         )
-        os.write(1, f"{server.pid}\n".encode())
+        _tell(server.pid)
         ended = _wait(server, wakeup)
         if not ended:
             server.terminate()
             with contextlib.suppress(subprocess.TimeoutExpired):
                 server.wait(GRACE_S)
+        if server.poll() is not None:
+            _tell(server.returncode)  # at once: what is left of it takes a while to end
         _end_everything(_SETTLE_S)
-        server.poll()
-        return server.returncode if server.returncode is not None else -signal.SIGKILL
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
 
 
 if __name__ == "__main__":
-    code = main(sys.argv[1], sys.argv[2:])
-    sys.exit(code if code >= 0 else 128 - code)
+    main(sys.argv[1], sys.argv[2:])

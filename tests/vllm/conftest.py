@@ -2,7 +2,7 @@
 
 import asyncio
 import threading
-from collections.abc import Coroutine, Iterator
+from collections.abc import Callable, Coroutine, Iterator
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, TypeVar
@@ -13,7 +13,7 @@ from headrace.configs.models import SamplingConfig, ServerConfig, VllmConfig
 from headrace.policies.rendering import Chat
 from headrace.policies.server_command import vllm_build
 from headrace.policies.vllm import VllmPolicy
-from headrace.policies.weights import SMALL_MODEL, ready_model
+from headrace.policies.weights import SMALL_MODEL, model_folder, ready_model
 from headrace.types import AgentRecipe, EnvironmentRecipe, Task, VerifierRecipe
 
 T = TypeVar("T")
@@ -23,23 +23,34 @@ START_S = 240.0
 CALL_S = 100.0
 
 
-def small_server(**changes: Any) -> ServerConfig:
-    """A server that fits beside others on two cores."""
+def small_server_config(**changes: Any) -> ServerConfig:
     settings = {"kv_cache_gib": 1, "max_model_len": 2048, "max_num_seqs": 32, "device": "cpu"}
     return ServerConfig(**{**settings, "start_timeout_s": START_S, **changes})
 
 
-def a_task(name: str = "t", instruction: str = "Print the word hello.") -> Task:
-    return Task(
-        name=name,
-        digest=f"digest-of-{name}",
-        path="/nowhere",
-        format="harbor",
-        instruction=instruction,
-        environment=EnvironmentRecipe(),
-        agent=AgentRecipe(),
-        verifier=VerifierRecipe(tests="/nowhere"),
-    )
+@pytest.fixture(scope="session")
+def small_server() -> Callable[..., ServerConfig]:
+    """Configures a server that fits beside others on two cores."""
+    return small_server_config
+
+
+@pytest.fixture(scope="session")
+def a_task() -> Callable[..., Task]:
+    """Makes a task with a name and an instruction."""
+
+    def make(name: str = "t", instruction: str = "Print the word hello.") -> Task:
+        return Task(
+            name=name,
+            digest=f"digest-of-{name}",
+            path="/nowhere",
+            format="harbor",
+            instruction=instruction,
+            environment=EnvironmentRecipe(),
+            agent=AgentRecipe(),
+            verifier=VerifierRecipe(tests="/nowhere"),
+        )
+
+    return make
 
 
 @pytest.fixture(scope="session")
@@ -60,7 +71,7 @@ class Host:
     """A policy with its own server, in a loop of its own that outlives each test's."""
 
     def __init__(self, config: VllmConfig, log_path: Path) -> None:
-        self._config = config
+        self.config = config
         self.log_path = log_path
         self.policy: VllmPolicy
         self._ready = threading.Event()
@@ -71,7 +82,7 @@ class Host:
     async def _live(self) -> None:
         self._loop = asyncio.get_running_loop()
         try:
-            async with VllmPolicy(self._config, seed=7, log_path=self.log_path) as policy:
+            async with VllmPolicy(self.config, seed=7, log_path=self.log_path) as policy:
                 self.policy = policy
                 self._ready.set()
                 await self._stop.wait()
@@ -98,6 +109,10 @@ class Host:
         return asyncio.run_coroutine_threadsafe(work, self._loop).result(timeout_s)
 
     @property
+    def model_folder(self) -> Path:
+        return model_folder(self.config.model)
+
+    @property
     def base_url(self) -> str:
         assert self.policy.server is not None
         return self.policy.server.base_url
@@ -112,7 +127,7 @@ def host(small_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterato
         model=SMALL_MODEL,
         protocol="shell-block",
         sampling=SamplingConfig(temperature=0.9, max_tokens=48),
-        server=small_server(),
+        server=small_server_config(restarts=1),
         request_timeout_s=CALL_S,
     )
     host = Host(config, tmp_path_factory.mktemp("vllm") / "vllm.log")
