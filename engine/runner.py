@@ -8,12 +8,7 @@ import asyncio
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from headrace.policies.registry import build
-from headrace.sandbox.providers import Chosen, choose
-from headrace.tasks.catalog import load
-from headrace.verifiers.harbor import HarborVerifier
-
-from headrace.aio import background, fan_out, in_thread
+from headrace.aio import background, fan_out, in_thread, unwrap
 from headrace.configs.models import ReplayConfig, RunConfig
 from headrace.engine.driver import Driver
 from headrace.engine.episode import Parts, Planned
@@ -30,8 +25,12 @@ from headrace.engine.store import Store
 from headrace.engine.summary import Counted, Summary, summarise, write
 from headrace.errors import ImageError, TaskError
 from headrace.policies.base import Policy
+from headrace.policies.registry import build
 from headrace.sandbox.base import Limits, Provider
+from headrace.sandbox.providers import Chosen, choose
+from headrace.tasks.catalog import load
 from headrace.types import Task, Turn
+from headrace.verifiers.harbor import HarborVerifier
 
 
 class Interrupted(Exception):
@@ -53,25 +52,27 @@ async def run(config: RunConfig, out: Path, *, on_event: OnEvent = ignore) -> Su
     shutdown = Shutdown()
     with signals(shutdown):
         tasks = await in_thread(_tasks, config, on_event)
-        async with await choose(config.sandbox, progress=_line(on_event)) as chosen:
-            return await _run(config, out, tasks, chosen, shutdown, on_event)
+        tell = _line(on_event)
+        policy = await in_thread(_policy, config, out, tell)
+        async with await choose(config.sandbox, progress=tell) as chosen:
+            return await _run(config, out, tasks, policy, chosen, shutdown, on_event)
 
 
 async def _run(
     config: RunConfig,
     out: Path,
     tasks: Sequence[Task],
+    policy: Policy,
     chosen: Chosen,
     shutdown: Shutdown,
     on_event: OnEvent,
 ) -> Summary:
     provider = chosen.provider
-    policy = await in_thread(_policy, config, out, on_event)
     folder = await in_thread(_open, config, out, tasks, policy, provider)
     with folder:
         finished = await in_thread(folder.finished)
-        for damage in folder.damage:
-            on_event(Note(text=f"unreadable, to be run again: {damage}"))
+        for torn in folder.damage:
+            on_event(Note(text=f"unreadable, to be run again: {torn}"))
         plan = plan_episodes(config, tasks, policy.version)
         due = set(owed([p.id for p in plan], finished))
         started = RunStarted(
@@ -142,6 +143,12 @@ class _Session:
 
     async def drive(self, provider: Provider, policy: Policy) -> None:
         """Images and model server side by side, then the episodes."""
+        try:
+            await self._drive(provider, policy)
+        except BaseExceptionGroup as group:
+            raise unwrap(group) from group
+
+    async def _drive(self, provider: Provider, policy: Policy) -> None:
         async with asyncio.TaskGroup() as group:
             images = group.create_task(self._images(provider))
             async with policy, Store(self._folder.path, self._config.store) as store:
@@ -172,7 +179,8 @@ class _Session:
         unique: dict[tuple[str | None, ...], Task] = {}
         for planned in self._todo:
             recipe = planned.task.environment
-            unique.setdefault((recipe.image, recipe.dockerfile, recipe.context), planned.task)
+            context = recipe.context if recipe.dockerfile else None
+            unique.setdefault((recipe.image, recipe.dockerfile, context), planned.task)
 
         async def prepare(numbered: tuple[int, Task]) -> None:
             i, task = numbered
@@ -186,9 +194,13 @@ class _Session:
         await fan_out(prepare, numbered, limit=self._config.engine.preparing)
 
     def summarise(self, provider: str, planned: int) -> Summary:
-        """Read the shards, sum up, write `summary.json`. Blocking."""
+        """Read the shards, sum up, write `summary.json`. Blocking.
+
+        What cannot be read was said when the folder was opened, and counts as owed.
+        """
         counted, outcomes = Counted(), []
-        for episode in latest_episodes(self._folder.path):
+        damage: list[object] = []
+        for episode in latest_episodes(self._folder.path, on_damage=damage.append):
             counted.add(episode)
             outcomes.append(outcome(episode))
         evaluation = evaluate_outcomes(outcomes)
@@ -214,7 +226,9 @@ def _tasks(config: RunConfig, on_event: OnEvent) -> tuple[Task, ...]:
     source = config.tasks
     catalog = load(source.source, source.include, source.exclude, source.limit)
     for problem in catalog.problems:
-        on_event(Note(text=f"left out: {problem}"))
+        on_event(Note(text=f"left out: {problem.path}: {problem.message}"))
+    for name, warnings in catalog.warnings.items():
+        on_event(Note(text=f"{name}: {'; '.join(warnings)}"))
     if not catalog.tasks:
         raise TaskError(
             f"{source.source}: expected at least one task, found none that is readable and"
@@ -224,10 +238,10 @@ def _tasks(config: RunConfig, on_event: OnEvent) -> tuple[Task, ...]:
         if task.inert:
             fields = ", ".join(task.inert)
             on_event(Note(text=f"{task.name}: read but not acted on yet: {fields}"))
-    return tuple(catalog.tasks)
+    return catalog.tasks
 
 
-def _policy(config: RunConfig, out: Path, on_event: OnEvent) -> Policy:
+def _policy(config: RunConfig, out: Path, tell: Callable[[str], None]) -> Policy:
     recorded = None
     if isinstance(config.policy, ReplayConfig):
         recorded = _recorded(Path(config.policy.run))
@@ -235,7 +249,7 @@ def _policy(config: RunConfig, out: Path, on_event: OnEvent) -> Policy:
         config.policy,
         seed=config.seed,
         log_path=out / "logs" / "vllm.log",
-        progress=_line(on_event),
+        progress=tell,
         recorded=recorded,
     )
 
@@ -286,7 +300,7 @@ def _bounds(config: RunConfig) -> Bounds:
 
 def _line(on_event: OnEvent) -> Callable[[str], None]:
     """A progress callback that becomes an event; safe to call from other threads."""
-    loop = asyncio.get_event_loop()
+    loop = asyncio.get_running_loop()
 
     def tell(what: str) -> None:
         loop.call_soon_threadsafe(on_event, Preparing(what=what))

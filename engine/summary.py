@@ -13,7 +13,9 @@ import msgspec
 
 import headrace
 from headrace.engine.meters import Meters
-from headrace.types import Episode, Record, VerdictFault
+from headrace.engine.resume import is_owed
+from headrace.engine.run_folder import write_atomically
+from headrace.types import Episode, Record
 
 SUMMARY_SCHEMA = 1
 SUMMARY_FILE = "summary.json"
@@ -81,7 +83,7 @@ class Counted(msgspec.Struct):
         self.stop_reasons[episode.stop_reason.value] += 1
         self.turns += len(episode.turns)
         self.sampled_tokens += episode.sampled_tokens
-        if episode.verdict.fault is VerdictFault.INFRASTRUCTURE:
+        if is_owed(episode):
             self.infra_failures += 1
             return
         counts = self.graded.setdefault(episode.task_digest, [0, 0])
@@ -154,8 +156,6 @@ def summarise(
 
 
 def write(summary: Summary, run: Path) -> None:
-    """Write `summary.json` in one step."""
+    """Write `summary.json` in one step. Raises `StoreError`."""
     text = msgspec.json.format(msgspec.json.encode(summary), indent=2)
-    temporary = run / f".{SUMMARY_FILE}.tmp"
-    temporary.write_bytes(text + b"\n")
-    temporary.replace(run / SUMMARY_FILE)
+    write_atomically(run / SUMMARY_FILE, text + b"\n")

@@ -27,13 +27,24 @@ async def fan_out(
     """
     pool = AioPool(size=limit)
     futures: list[asyncio.Future[R]] = []
+    failed: list[BaseException] = []
+
+    async def one(item: T) -> R:
+        try:
+            return await call(item)
+        except BaseException as error:
+            failed.append(error)
+            raise
+
     try:
         for item in items:
-            futures.append(await pool.spawn(call(item)))
-            _raise_first(futures)
+            futures.append(await pool.spawn(one(item)))
+            if failed:
+                break
         if futures:
             await asyncio.wait(futures, return_when=asyncio.FIRST_EXCEPTION)
-            _raise_first(futures)
+        if failed:
+            raise failed[0]
         return [future.result() for future in futures]
     finally:
         if not pool.is_empty:
@@ -41,12 +52,6 @@ async def fan_out(
         for future in futures:
             if future.done() and not future.cancelled():
                 future.exception()  # retrieved, so that asyncio does not report it again
-
-
-def _raise_first(futures: Iterable["asyncio.Future[Any]"]) -> None:
-    for future in futures:
-        if future.done():
-            future.result()
 
 
 async def _end(pool: AioPool) -> None:
