@@ -20,6 +20,7 @@ from errno import EISDIR, ENOENT
 from headrace.aio import run_shielded
 from headrace.errors import ContractError, SandboxError
 from headrace.sandbox.frames import Capture, Latch, Stream
+from headrace.sandbox.scripts import CONTROL_PROGRAM
 from headrace.types import CommandResult
 
 START_TIMEOUT_S = 60.0
@@ -50,7 +51,9 @@ class Control:
         *,
         killer: Callable[[], Awaitable["Control"]] | None = None,
         max_output_bytes: int = 1 << 20,
+        program: str | None = CONTROL_PROGRAM,
     ) -> None:
+        """`program` is sent first, to the loader at the other end; None: it runs already."""
         self.pid = 0
         """Process id of the channel's `sh` inside the sandbox."""
         self._write = write
@@ -74,6 +77,8 @@ class Control:
         self._ready = asyncio.Event()
         self._gone: str | None = None
         self._begun = Span(0)
+        if program is not None:
+            write(f"{program}#end\n".encode())
         write(f"{self._key}\n".encode())
 
     # --- the provider's side ---

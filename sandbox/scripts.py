@@ -1,17 +1,32 @@
-"""The two POSIX shell programs that run inside every sandbox.
+"""The POSIX shell programs that run inside every sandbox.
 
 `AGENT` keeps the agent's shell alive; `CONTROL` carries out our own requests beside it. Both work
 in dash, bash and busybox, read their stdin byte by byte and end when it closes. Every frame they
 print is `RS hr<token> <fields> RS`; the tokens come over stdin, so that neither argv nor
 environment shows them.
 
-`AGENT USER WORKDIR` reads a session key, then for each line `go KEY` starts one shell and, when it
-ends, prints a frame with the key and the exit code on stdout and stderr. Lines in between are
-skipped: the unread rest of a dead shell's input is never taken for commands.
+The programs themselves are sent over stdin too, so that a process list inside shows one short line
+each: `sh -c LOADER` reads a program up to a line `#end` and becomes it.
+
+`AGENT` with arguments USER and WORKDIR reads a session key, then for each line `go KEY` starts one
+shell and, when it ends, prints a frame with the key and the exit code on stdout and stderr. Lines
+in between are skipped: the unread rest of a dead shell's input is never taken for commands.
 
 `CONTROL` reads a session key, prints a ready frame with it and its process id, and then evaluates
 the lines that start with the key.
 """
+
+LOADER = """h=;n='
+';while IFS= read -r l;do [ "$l" = '#end' ]&&break;h=$h$l$n;done;eval "$h" """
+AGENT = CONTROL = LOADER
+"""What a provider starts as `sh -c ...`; `Shell` and `Control` send the program that follows."""
+
+
+def _packed(program: str) -> str:
+    """Without indentation and comment lines: it is read byte by byte."""
+    lines = (line.lstrip() for line in program.strip().splitlines())
+    return "\n".join(line for line in lines if not line.startswith("#")) + "\n"
+
 
 _AS = r"""
 hr_as() { # USER COMMAND...: become USER with its groups and home, then exec
@@ -64,7 +79,7 @@ hr_keep() { # USER WORKDIR
 }
 """
 
-AGENT = (
+AGENT_PROGRAM = _packed(
     _AS
     + _KEEP
     + r"""
@@ -201,7 +216,7 @@ hr_serve() { # reads requests from stdin; frames on 8 and 9
 }
 """
 
-CONTROL = (
+CONTROL_PROGRAM = _packed(
     _AS
     + _SCAN
     + _EXEC
@@ -211,3 +226,59 @@ IFS= read -r hr_key || exit 0
 hr_serve
 """
 )
+
+INIT_PROGRAM = _packed(
+    _AS
+    + _KEEP
+    + _SCAN
+    + _EXEC
+    + r"""
+exec 8>&1 9>&2 >/dev/null 2>/dev/null
+IFS= read -r hr_key || exit 0
+IFS= read -r hr_key1 <&3 || exit 0
+IFS= read -r hr_key2 <&6 || exit 0
+[ -z "$2" ] || mkdir -p -- "$2"
+cd -- "${2:-/}" || cd /
+hr_first=1
+hr_channel() { # KEY
+  hr_key=$1
+  [ -n "$hr_first" ] || hr_go || exit 98
+  hr_serve
+  exit 98
+}
+hr_survivor() { # sets hr_left to a shell that outlived its keeper
+  hr_left=
+  for hr_d in /proc/[0-9]*; do
+    hr_p=${hr_d#/proc/}
+    [ "$hr_p" -gt 1 ] && [ "$hr_d/fd/0" -ef /proc/1/fd/0 ] && hr_left=$hr_p
+  done
+}
+hr_agent() { # USER WORKDIR
+  if [ -z "$hr_first" ]; then
+    while [ -n "$hr_left" ] && hr_stat "$hr_left" && [ "$hr_state" != Z ]; do sleep 1; done
+    hr_gone 137
+  fi
+  hr_keep "$@"
+}
+while :; do
+  hr_agent "$1" "${2:-/}" 3<&- 4>&- 5>&- 6<&- 7</dev/null |
+    hr_channel "$hr_key1" <&3 8>&4 9>&5 3<&- 4>&- 5>&- 6<&- 7>&- |
+    hr_channel "$hr_key2" <&6 8>&7 9>/dev/null 3<&- 4>&- 5>&- 6<&- 7>&-
+  [ "$?" -ne 98 ] || exit 0
+  hr_survivor
+  hr_first=
+  printf '\036hr%s 137\036' "$hr_key1" >&4
+  printf '\036hr%s 137\036' "$hr_key2" >&7
+done
+"""
+)
+"""The first process of a namespace sandbox: `AGENT` and two of `CONTROL` in one.
+
+Arguments USER and WORKDIR, with the agent's channel on 0, 1, 2, the control channel on 3, 4, 5 and
+the killer's on 6 and 7; it comes as a file on 9. As process 1 it cannot be killed from inside; when
+all three of its children are gone (`kill -9 -1`), it starts them again; a shell that is left lives
+on.
+"""
+
+INIT = ". /dev/fd/9"
+"""What the namespace provider starts as `sh -c ...`."""

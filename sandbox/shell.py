@@ -1,8 +1,7 @@
 """The agent's persistent shell: one command at a time over one attached stream.
 
 Sans-I/O and push-based: the provider gives `write`, calls `feed(fd, data)` with what the stream
-brings and `closed(reason)` when it ends. The process at the other end is `sh -c AGENT` (see
-`scripts.py`).
+brings and `closed(reason)` when it ends. At the other end is `sh -c AGENT` (see `scripts.py`).
 
 A command is two lines. The first evaluates it with stdin closed; the second prints the end frame
 with a fresh random token on stdout and stderr, so that an error which throws the shell back to its
@@ -23,7 +22,7 @@ from headrace.aio import run_shielded
 from headrace.errors import ContractError, SandboxError
 from headrace.sandbox.control import Control, Span, encode
 from headrace.sandbox.frames import Capture, Latch, Stream
-from headrace.sandbox.scripts import SETUP
+from headrace.sandbox.scripts import AGENT_PROGRAM, SETUP
 from headrace.types import CommandResult
 
 START_TIMEOUT_S = 60.0
@@ -55,8 +54,12 @@ class Shell:
         *,
         killer: Callable[[], Awaitable[Control]],
         max_output_bytes: int = 1 << 20,
+        program: str | None = AGENT_PROGRAM,
     ) -> None:
-        """`killer` gives the control channel that interrupts; it is first called at a deadline."""
+        """`killer` gives the control channel that interrupts; it is first called at a deadline.
+
+        `program` is sent first, to the loader at the other end; None: it runs already.
+        """
         self.pid = 0
         """Process id of the shell inside the sandbox."""
         self._write = write
@@ -82,6 +85,8 @@ class Shell:
         self._last_pid = 0
         self._busy = False
         self._gone: str | None = None
+        if program is not None:
+            write(f"{program}#end\n".encode())
         write(f"{self._key}\n".encode())
 
     # --- the provider's side ---

@@ -1,0 +1,288 @@
+"""The `namespace` provider: sandboxes without an engine, from bubblewrap over an overlay.
+
+Each sandbox is one process tree in fresh mount, process, network, ipc, host-name and control-group
+namespaces, with a tmpfs for what it writes; killing it leaves nothing. As root the kernel's
+control groups limit it; otherwise unprivileged user namespaces and per-process limits serve.
+
+What it does not do: give each sandbox a network of its own. `network = True` shares the host's,
+loopback included. Writes count as memory, because the tmpfs is memory.
+"""
+
+import asyncio
+import os
+import secrets
+import shutil
+import subprocess
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from headrace.aio import in_thread, run_shielded
+from headrace.errors import ContractError, SandboxError
+from headrace.sandbox import cgroups, leases, seccomp
+from headrace.sandbox.base import Limits, SandboxSpec
+from headrace.sandbox.namespace_images import Image, Images
+from headrace.sandbox.namespace_launch import (
+    DEFAULT_ENV,
+    PROGRAM_FD,
+    SECCOMP_FD,
+    Host,
+    Launch,
+    command,
+)
+from headrace.sandbox.namespace_process import inherited
+from headrace.sandbox.namespace_sandbox import NamespaceSandbox
+from headrace.sandbox.rootfs import base_folder, can_build
+from headrace.sandbox.scripts import INIT_PROGRAM
+from headrace.types import EnvironmentRecipe
+
+START_TIMEOUT_S = 60.0
+STORAGE_MB = 8192
+"""Most that one sandbox may write; it counts as its memory."""
+_SPAWN_ENV = {
+    "PATH": DEFAULT_ENV["PATH"],
+    "LIBMOUNT_FORCE_MOUNT2": "always",  # the newer call takes 256 bytes of layers at most
+}
+
+Progress = Callable[[str], None]
+
+
+async def available() -> str | None:
+    """None if this provider works here; else why not and what to do, in one sentence."""
+    reason = await in_thread(_try_start)
+    if reason is None and not base_folder().is_dir():
+        reason = can_build(base_folder())
+    return reason
+
+
+class NamespaceProvider:
+    """See `Provider`. `async with` it; sandboxes must be closed before it is left."""
+
+    name = "namespace"
+
+    def __init__(
+        self,
+        *,
+        limits: Limits = Limits(),  # noqa: B008 - frozen
+        cache: Path | None = None,
+        run_id: str = "",
+        progress: Progress | None = None,
+    ) -> None:
+        """`limits` bound image builds; each sandbox has those of its spec."""
+        self._run_id = run_id or "run"
+        self._build_limits = limits
+        self._images = Images(cache=cache, progress=progress or (lambda line: None), build=self)
+        self._here: _Here | None = None
+        self._live = 0
+
+    async def __aenter__(self) -> "NamespaceProvider":
+        self._here = await in_thread(_look)
+        return self
+
+    async def __aexit__(self, *exc: object) -> None:
+        self._here = None
+
+    def __repr__(self) -> str:
+        return f"<NamespaceProvider live={self._live} images={len(self._images)}>"
+
+    @property
+    def lacks(self) -> tuple[str, ...]:
+        """Limits that cannot be set on this machine: of `pids`, `memory`, `cpu`."""
+        return self._there().groups.lacks
+
+    async def prepare(self, recipe: EnvironmentRecipe) -> str:
+        """See `Provider.prepare`."""
+        return await self._images.prepare(recipe)
+
+    @asynccontextmanager
+    async def open(self, spec: SandboxSpec) -> AsyncIterator[NamespaceSandbox]:
+        """See `Provider.open`."""
+        image = await self._images.get(spec.image)
+        async with self.open_over(image, spec) as sandbox:
+            yield sandbox
+
+    @asynccontextmanager
+    async def open_over(
+        self, image: Image, spec: SandboxSpec, *, upper: Path | None = None
+    ) -> AsyncIterator[NamespaceSandbox]:
+        """A sandbox over the layers of `image`; with `upper`, that folder keeps what it writes."""
+        here = self._there()
+        name = f"headrace-{self._run_id[:20]}-{secrets.token_hex(5)}"
+        claim = _Claim(here, name, spec)
+        sandbox = NamespaceSandbox(max_output_bytes=spec.limits.max_output_bytes)
+        self._live += 1
+        try:
+            await run_shielded(in_thread(claim.take))
+            launch = Launch(
+                layers=image.layers,
+                mount_point=here.mount_point,
+                groups=claim.groups,
+                env={**image.env, **spec.env},
+                workdir=spec.workdir or image.workdir,
+                user=spec.user or image.user,
+                network=spec.network,
+                limits=spec.limits,
+                storage_mb=STORAGE_MB,
+                upper=upper,
+            )
+            try:
+                async with asyncio.timeout(START_TIMEOUT_S):
+                    line = command(here.host, launch)
+                    await sandbox.start(line, _SPAWN_ENV, here.files, here.inherited)
+            except TimeoutError:
+                raise SandboxError(f"no sandbox within {START_TIMEOUT_S:.0f} s") from None
+            yield sandbox
+        finally:
+            self._live -= 1
+            await run_shielded(self._discard(sandbox, claim))
+
+    async def sweep(self) -> list[str]:
+        """See `Provider.sweep`."""
+        return await in_thread(leases.sweep)
+
+    async def _discard(self, sandbox: NamespaceSandbox, claim: "_Claim") -> None:
+        try:
+            await sandbox.aclose()
+        finally:
+            await in_thread(claim.release)
+
+    def _there(self) -> "_Here":
+        if self._here is None:
+            raise ContractError("a provider is used inside its `async with` block")
+        return self._here
+
+
+class _Claim:
+    """The control groups and the lease of one sandbox. Blocking."""
+
+    def __init__(self, here: "_Here", name: str, spec: SandboxSpec) -> None:
+        self.groups: tuple[Path, ...] = ()
+        self._here = here
+        self._name = name
+        self._spec = spec
+        self._lease: Path | None = None
+
+    def take(self) -> None:
+        paths = dict.fromkeys(parent / self._name for parent in self._here.groups.parents.values())
+        self._lease = leases.take(
+            self._name,
+            leases.Lease(
+                owner=self._here.owner,
+                what=f"sandbox of {self._spec.episode}",
+                groups=tuple(map(str, paths)),
+            ),
+        )
+        self.groups = self._here.groups.create(self._name, self._spec.limits)
+
+    def release(self) -> None:
+        cgroups.remove(self.groups)
+        if self._lease is not None and not any(group.exists() for group in self.groups):
+            leases.drop(self._lease)
+
+
+@dataclass(frozen=True)
+class _Here:
+    """What was found out about this machine, once."""
+
+    host: Host
+    groups: cgroups.Cgroups
+    mount_point: Path
+    files: dict[int, str]
+    """What a sandbox gets open: the program of its first process, the system-call filter."""
+    inherited: tuple[int, ...]
+    """Descriptors of this process that no sandbox may see."""
+    owner: leases.Owner
+
+
+def _look() -> _Here:
+    host = _host()
+    if isinstance(host, str):
+        raise SandboxError(host)
+    runtime = leases.runtime_folder()
+    program = seccomp.program()
+    files = {PROGRAM_FD: _file(runtime / "init.sh", INIT_PROGRAM.encode())}
+    if program is not None:
+        files[SECCOMP_FD] = _file(runtime / "seccomp.bpf", program)
+    groups = cgroups.detect()
+    return _Here(
+        host=replace(host, seccomp=program is not None),
+        groups=groups,
+        mount_point=runtime / "mnt",
+        files=files,
+        inherited=inherited(),
+        owner=leases.this_process(),
+    )
+
+
+def _file(path: Path, content: bytes) -> str:
+    """A file of ours for every sandbox, replaced whole: another driver may be reading it."""
+    temporary = path.with_name(f"{path.name}.{os.getpid()}")
+    temporary.write_bytes(content)
+    temporary.replace(path)
+    return str(path)
+
+
+def _host() -> Host | str:
+    """What there is to start sandboxes with, or the sentence that says what is missing."""
+    found = {name: shutil.which(name, path=DEFAULT_ENV["PATH"]) for name in _PROGRAMS}
+    for name, package in _PROGRAMS.items():
+        if found[name] is None and package:
+            return f"{name} was not found: install it (apt-get install {package})"
+    root = os.geteuid() == 0
+    return Host(
+        bwrap=found["bwrap"] or "",
+        unshare=found["unshare"] or "",
+        root=root,
+        map_range=not root and found["newuidmap"] is not None and _has_subordinate_ids(),
+        prlimit=found["prlimit"],
+    )
+
+
+_PROGRAMS = {"bwrap": "bubblewrap", "unshare": "util-linux", "prlimit": "", "newuidmap": ""}
+
+
+def _has_subordinate_ids() -> bool:
+    try:
+        import pwd
+
+        me = pwd.getpwuid(os.geteuid()).pw_name
+        lines = Path("/etc/subuid").read_text().splitlines()
+    except (OSError, KeyError):
+        return False
+    return any(line.split(":")[0] in (me, str(os.geteuid())) for line in lines)
+
+
+def _try_start() -> str | None:
+    """Start the real thing, with the host's own tree below and `true` as its only process."""
+    try:
+        here = _look()
+    except (SandboxError, OSError) as e:
+        return str(e)
+    launch = Launch(
+        layers=(Path("/"),),
+        mount_point=here.mount_point,
+        groups=(),
+        env={},
+        workdir="/",
+        user="",
+        network=False,
+        limits=Limits(),
+        storage_mb=1,
+    )
+    host = replace(here.host, seccomp=False, prlimit=None)
+    try:
+        done = subprocess.run(
+            command(host, launch, program=("true",)),
+            env=_SPAWN_ENV,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            timeout=30,
+        )
+    except (OSError, subprocess.TimeoutExpired) as e:
+        return f"no sandbox could be started: {e}"
+    if done.returncode == 0:
+        return None
+    said = done.stderr[-300:].decode(errors="replace").strip().replace("\n", "; ")
+    advice = "" if here.host.root else " (allow unprivileged user namespaces, or run as root)"
+    return f"no sandbox could be started: {said or f'exit code {done.returncode}'}{advice}"

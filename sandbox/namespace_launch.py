@@ -1,0 +1,147 @@
+"""How a namespace sandbox is started: the command line, pure.
+
+Rule: first a mount namespace with a size-limited tmpfs and an overlay on it, then bubblewrap, which
+leaves no host file in sight. What root inside could still use against the host (kernel settings,
+memory, keys) is read-only or hidden. Nothing here starts anything.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from headrace.sandbox.base import Limits
+from headrace.sandbox.scripts import INIT
+
+HOSTNAME = "sandbox"
+SECCOMP_FD = 10
+PROGRAM_FD = 9
+CAPABILITIES = (
+    "CAP_CHOWN",
+    "CAP_DAC_OVERRIDE",
+    "CAP_FOWNER",
+    "CAP_FSETID",
+    "CAP_KILL",
+    "CAP_NET_BIND_SERVICE",
+    "CAP_SETGID",
+    "CAP_SETUID",
+    "CAP_SYS_CHROOT",
+)
+DEFAULT_ENV = {
+    "HOME": "/root",
+    "HOSTNAME": HOSTNAME,
+    "PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
+}
+_HIDDEN = tuple(
+    f"/proc/{name}" for name in ("kcore", "keys", "key-users", "timer_list", "sysrq-trigger")
+)
+_SHM_BYTES = 256 << 20
+_READ_ONLY = ("/proc/sys", "/proc/fs", "/proc/irq", "/proc/bus", "/proc/acpi", "/proc/scsi")
+
+_LAUNCH = r"""
+fail() { echo "headrace: $1" >&2; exit 125; }
+while [ "$1" != -- ]; do echo $$ >"$1/cgroup.procs" || fail "cannot enter $1"; shift; done
+mnt=$2; lower=$3; upper=$4; size=$5; options=$6; network=$7; shift 7
+umask 022
+if [ -z "$upper" ]; then
+  mount -t tmpfs -o "size=$size,mode=755" tmpfs "$mnt" || fail "no tmpfs in a namespace"
+  upper=$mnt/upper
+  mkdir "$mnt/upper" "$mnt/work" "$mnt/root" || fail "no room on the tmpfs"
+  work=$mnt/work; root=$mnt/root
+else
+  work=$upper/../work; root=$mnt
+fi
+mount -t overlay overlay -o "lowerdir=$lower,upperdir=$upper,workdir=$work$options" "$root" ||
+  fail "no overlay in a namespace"
+etc=$root/etc
+if [ -d "$etc" ] && [ ! -L "$etc" ]; then
+  [ -e "$etc/hosts" ] || printf '127.0.0.1 localhost\n::1 localhost\n' >"$etc/hosts"
+  if [ -n "$network" ] && [ -r /etc/resolv.conf ]; then
+    rm -f "$etc/resolv.conf"; cat /etc/resolv.conf >"$etc/resolv.conf"
+  fi
+fi
+cd /
+exec "$@"
+"""
+
+
+@dataclass(frozen=True)
+class Host:
+    """What this host has for namespaces; found out once."""
+
+    bwrap: str
+    unshare: str
+    root: bool
+    map_range: bool = False
+    """Not root: a range of user ids can be mapped (newuidmap), not only one."""
+    prlimit: str | None = None
+    seccomp: bool = True
+
+
+@dataclass(frozen=True)
+class Launch:
+    """One sandbox to start."""
+
+    layers: tuple[Path, ...]
+    """Folders of the root filesystem, the topmost first."""
+    mount_point: Path
+    groups: tuple[Path, ...]
+    env: Mapping[str, str]
+    workdir: str
+    user: str
+    network: bool
+    limits: Limits
+    storage_mb: int
+    upper: Path | None = None
+    """A host folder that keeps what is written (image builds); None: a tmpfs that goes away."""
+
+
+def command(host: Host, launch: Launch, *, program: tuple[str, ...] | None = None) -> list[str]:
+    """The command line of the leader process; `program` in place of the channels' own."""
+    if host.root:
+        out = [host.unshare, "--mount"]
+    else:
+        out = [host.unshare, "--user", "--mount", "--map-root-user"]
+        out += ["--map-auto"] if host.map_range else []
+    options = "" if host.root else ",userxattr"
+    out += ["sh", "-c", _LAUNCH, "headrace", *map(str, launch.groups), "--"]
+    out += [str(launch.mount_point), ":".join(_escaped(str(layer)) for layer in launch.layers)]
+    out += [str(launch.upper or ""), f"{launch.storage_mb}m", options, "1" * launch.network]
+    inside = program or ("sh", "-c", INIT, "headrace", launch.user, launch.workdir)
+    return [*out, *_rlimits(host, launch), *_bubblewrap(host, launch), *inside]
+
+
+def _bubblewrap(host: Host, launch: Launch) -> list[str]:
+    root = launch.mount_point if launch.upper else launch.mount_point / "root"
+    out = [host.bwrap, "--bind", str(root), "/", "--dev", "/dev", "--proc", "/proc"]
+    out += ["--perms", "1777", "--size", str(_SHM_BYTES), "--tmpfs", "/dev/shm"]
+    for path in _READ_ONLY:
+        out += ["--ro-bind-try", path, path]
+    for path in _HIDDEN:
+        out += ["--ro-bind", "/dev/null", path] if Path(path).exists() else []
+    out += ["--unshare-pid", "--unshare-ipc", "--unshare-uts", "--unshare-cgroup-try"]
+    out += [] if launch.network else ["--unshare-net"]
+    out += ["--hostname", HOSTNAME, "--die-with-parent", "--new-session", "--as-pid-1"]
+    out += ["--cap-drop", "ALL"]
+    for capability in CAPABILITIES:
+        out += ["--cap-add", capability]
+    if host.seccomp:
+        out += ["--seccomp", str(SECCOMP_FD)]
+    out += ["--clearenv"]
+    for name, value in {**DEFAULT_ENV, **launch.env}.items():
+        out += ["--setenv", name, value]
+    return [*out, "--chdir", "/"]
+
+
+def _escaped(path: str) -> str:
+    return path.replace("\\", "\\\\").replace(":", "\\:").replace(",", "\\,")
+
+
+def _rlimits(host: Host, launch: Launch) -> list[str]:
+    if launch.groups or host.prlimit is None:
+        return []
+    out = [host.prlimit]
+    if launch.limits.pids is not None and not host.root:  # the kernel does not count for root
+        out.append(f"--nproc={launch.limits.pids}")
+    if launch.limits.memory_mb is not None:
+        out.append(f"--data={launch.limits.memory_mb << 20}")
+    return out if len(out) > 1 else []

@@ -1,0 +1,207 @@
+"""A running namespace sandbox: its channels wired to one process.
+
+Rule: the sandbox is usable from `start` to the end of its process, and every call after that
+raises `SandboxError` with why it ended. Closing kills the process and waits until all of it is
+gone; it is idempotent and finishes even when cancelled.
+"""
+
+import asyncio
+import os
+import signal
+from collections.abc import Callable, Mapping
+
+from headrace.aio import run_shielded
+from headrace.errors import SandboxError
+from headrace.sandbox.control import Control
+from headrace.sandbox.namespace_process import (
+    Inlet,
+    Leader,
+    Outlet,
+    open_for,
+    pipe_from,
+    pipe_to,
+    spawn,
+)
+from headrace.sandbox.shell import Shell
+from headrace.types import CommandResult
+
+CLOSE_TIMEOUT_S = 20.0
+_SAID_BYTES = 2000
+
+
+class NamespaceSandbox:
+    """See `Sandbox`. Made by `start`, closed by whoever started it."""
+
+    def __init__(self, *, max_output_bytes: int) -> None:
+        self._keep = max_output_bytes
+        self._leader: Leader | None = None
+        self._inlets: list[Inlet] = []
+        self._outlets: list[Outlet] = []
+        self._said = b""
+        self._started = False
+        self._closed = False
+        self._shell: Shell
+        self._control: Control
+        self._killer: Control
+
+    async def start(
+        self,
+        command: list[str],
+        env: Mapping[str, str],
+        files: Mapping[int, str],
+        closed: tuple[int, ...] = (),
+    ) -> None:
+        """Spawn the leader, `files` open on their numbers, and wait until its channels answer."""
+        try:
+            self._spawn(command, dict(env), files, closed)
+            await self._control.started()
+            await self._killer.started()
+            await self._shell.start()
+        except OSError as e:
+            raise SandboxError(f"the sandbox could not be started: {e}") from e
+        self._started = True
+
+    @property
+    def leader(self) -> Leader | None:
+        """The process that holds it all."""
+        return self._leader
+
+    # --- the seam ---
+
+    async def run(self, command: str, *, timeout_s: float) -> CommandResult:
+        """See `Sandbox.run`."""
+        return await self._shell.run(command, timeout_s=timeout_s)
+
+    async def exec(
+        self,
+        command: str,
+        *,
+        timeout_s: float,
+        stdin: bytes = b"",
+        workdir: str | None = None,
+        env: Mapping[str, str] | None = None,
+        user: str | None = None,
+        max_output_bytes: int | None = None,
+    ) -> CommandResult:
+        """See `Sandbox.exec`."""
+        return await self._control.exec(
+            command,
+            timeout_s=timeout_s,
+            stdin=stdin,
+            workdir=workdir,
+            env=env,
+            user=user,
+            max_output_bytes=max_output_bytes,
+        )
+
+    async def read(self, path: str, *, max_bytes: int = 64 << 20) -> bytes:
+        """See `Sandbox.read`."""
+        return await self._control.read(path, max_bytes=max_bytes)
+
+    async def write(self, path: str, data: bytes, *, mode: int = 0o644) -> None:
+        """See `Sandbox.write`."""
+        await self._control.write(path, data, mode=mode)
+
+    async def aclose(self) -> None:
+        """See `Sandbox.aclose`."""
+        await run_shielded(self._close())
+
+    # --- inside ---
+
+    async def _close(self) -> None:
+        self._closed = True
+        leader = self._leader
+        if leader is not None:
+            leader.kill()
+            try:
+                async with asyncio.timeout(CLOSE_TIMEOUT_S):
+                    await leader.ended.wait()
+            except TimeoutError:
+                raise SandboxError(f"process {leader.pid} of a sandbox does not end") from None
+            finally:
+                self._release()
+
+    def _spawn(
+        self,
+        command: list[str],
+        env: dict[str, str],
+        files: Mapping[int, str],
+        closed: tuple[int, ...] = (),
+    ) -> None:
+        theirs: dict[int, int] = {}
+        ours: dict[int, int] = {}
+        try:
+            for number, make in _PIPES.items():
+                theirs[number], ours[number] = make(0o666 if number < 3 else None)
+            for number, path in files.items():
+                theirs[number] = open_for(path)
+            self._wire(ours)
+            ours = {}
+            self._leader = spawn(command, env, theirs, closed)
+            self._leader.on_end = self._on_end
+        finally:
+            for fd in (*theirs.values(), *ours.values()):
+                os.close(fd)
+
+    def _wire(self, ours: dict[int, int]) -> None:
+        agent, control, killer = self._outlets = [Outlet(ours[n]) for n in (0, 3, 6)]
+
+        async def ready_killer() -> Control:
+            return self._killer
+
+        self._shell = Shell(
+            agent.write, killer=ready_killer, max_output_bytes=self._keep, program=None
+        )
+        self._control = Control(
+            control.write, killer=ready_killer, max_output_bytes=self._keep, program=None
+        )
+        self._killer = Control(killer.write, program=None)
+        takes: dict[int, Callable[[bytes], None]] = {
+            1: lambda data: self._shell.feed(1, data),
+            2: self._take_stderr,
+            4: lambda data: self._control.feed(1, data),
+            5: lambda data: self._control.feed(2, data),
+            7: lambda data: self._killer.feed(1, data),
+        }
+        self._inlets = [Inlet(ours[number], take) for number, take in takes.items()]
+
+    def _take_stderr(self, data: bytes) -> None:
+        if not self._started:  # what the launch says before there is a shell
+            self._said = (self._said + data)[-_SAID_BYTES:]
+        self._shell.feed(2, data)
+
+    def _on_end(self) -> None:
+        for inlet in self._inlets:
+            inlet.drain()
+        reason = self._reason()
+        for channel in (self._shell, self._control, self._killer):
+            channel.closed(reason)
+        self._release()
+
+    def _reason(self) -> str:
+        assert self._leader is not None
+        if self._closed:
+            return "the sandbox is closed"
+        status = self._leader.status
+        how = f"exit code {status}" if status >= 0 else signal.Signals(-status).name
+        said = self._said.partition(b"\x1e")[0].decode(errors="replace").strip()
+        verb = "ended" if self._started else "did not start"
+        return f"the sandbox {verb} ({how})" + (f": {said[-500:]}" if said else "")
+
+    def _release(self) -> None:
+        for inlet in self._inlets:
+            inlet.close()
+        for outlet in self._outlets:
+            outlet.close()
+
+
+_PIPES: dict[int, Callable[[int | None], tuple[int, int]]] = {
+    0: pipe_to,
+    1: pipe_from,
+    2: pipe_from,
+    3: pipe_to,
+    4: pipe_from,
+    5: pipe_from,
+    6: pipe_to,
+    7: pipe_from,
+}
