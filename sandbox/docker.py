@@ -13,7 +13,6 @@ import re
 import secrets
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from types import TracebackType
 
 from headrace.aio import run_shielded
 from headrace.errors import SandboxError
@@ -52,17 +51,12 @@ class DockerProvider:
         await self._engine.__aenter__()
         return self
 
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    async def __aexit__(self, *exc: object) -> None:
         try:
             if self._left_behind:
                 await run_shielded(self._remove_left_behind())
         finally:
-            await self._engine.__aexit__(kind, error, trace)
+            await self._engine.__aexit__(*exc)
 
     async def prepare(self, recipe: EnvironmentRecipe) -> str:
         return await self._images.ensure(recipe)

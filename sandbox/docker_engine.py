@@ -12,7 +12,6 @@ import json
 import os
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
-from types import TracebackType
 from typing import Any
 
 import aiohttp
@@ -102,12 +101,7 @@ class EngineClient:
         self._docker = Docker(url="unix://localhost", connector=self._connector)
         return self
 
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    async def __aexit__(self, *exc: object) -> None:
         if self._docker is not None:
             await self._docker.close()
         if self._connector is not None:

@@ -7,21 +7,25 @@ by a similar image. The classic builder is used; what needs BuildKit is refused 
 """
 
 import asyncio
+import hashlib
 import json
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncGenerator, Callable, Generator, Iterator
 from contextlib import aclosing
+from functools import partial
 from pathlib import Path
-from typing import IO
 
-from headrace.aio import in_thread
+from headrace.aio import in_thread, run_shielded
 from headrace.errors import ImageError, SandboxError
 from headrace.sandbox.docker_context import Context, inspect, pack
 from headrace.sandbox.docker_engine import EngineClient, post_lines, status_of
+from headrace.sandbox.rootfs import BASE_IMAGE, base_folder, base_tar, ensure_base
 from headrace.types import EnvironmentRecipe, Record
 
 LABEL = "dev.headrace.image"
 """On every image made here. Images outlive runs, so no sweep removes them."""
 RUN_LABEL = "dev.headrace.image.run"
+BASE_LABEL = "dev.headrace.image.base"
+"""On the base image: which root filesystem it was imported from."""
 LOG_TAIL_BYTES = 4000
 CHUNK_BYTES = 1 << 20
 INSPECT_S = 30.0
@@ -104,8 +108,32 @@ class Images:
         )
 
     async def _named(self, name: str, timeout_s: float) -> None:
-        if await self.find(name) is None:
+        found = await self.find(name)
+        if name == BASE_IMAGE:
+            if found is None or found.labels.get(BASE_LABEL) != base_folder().name:
+                await self._import_base()
+        elif found is None:
             await self._pull(name, timeout_s)
+
+    async def _import_base(self) -> None:
+        folder = await ensure_base(self._progress)
+        self._progress(f"importing {BASE_IMAGE} into the engine")
+        repository, _, tag = BASE_IMAGE.rpartition(":")
+        params = {
+            "fromSrc": "-",
+            "repo": repository,
+            "tag": tag,
+            "changes": f"LABEL {LABEL}={folder.name} {BASE_LABEL}={folder.name}",
+        }
+        async with (
+            self._engine.call(
+                f"import {BASE_IMAGE}", timeout_s=IMPORT_S, error=ImageError
+            ) as docker,
+            aclosing(_pieces(base_tar(folder))) as tar,
+            aclosing(post_lines(docker, "images/create", params=params, data=tar)) as lines,
+        ):
+            async for _ in lines:
+                pass
 
     async def _pull(self, name: str, timeout_s: float) -> None:
         self._progress(f"pulling {name}")
@@ -128,7 +156,11 @@ class Images:
     async def _built(self, recipe: EnvironmentRecipe, packed: Context) -> str:
         assert recipe.dockerfile is not None
         text = await in_thread(_read, recipe.dockerfile)
-        name = f"headrace/task:{packed.digest[:24]}"
+        digest = packed.digest
+        if BASE_IMAGE in inspect(text).bases:  # else a pull would look for it, and fail
+            await self.ensure(EnvironmentRecipe(image=BASE_IMAGE))
+            digest = hashlib.sha256(f"{digest} {base_folder().name}".encode()).hexdigest()
+        name = f"headrace/task:{digest[:24]}"
         if await self.find(name) is not None:
             return name
         self._progress(f"building {name} from {recipe.dockerfile}")
@@ -144,9 +176,10 @@ class Images:
                 "dockerfile": packed.dockerfile,
                 "rm": "1",
                 "forcerm": "1",
-                "labels": json.dumps({LABEL: packed.digest, RUN_LABEL: self._run_id}),
+                "labels": json.dumps({LABEL: digest, RUN_LABEL: self._run_id}),
             }
-            answer = post_lines(docker, "build", params=params, data=_chunks(packed.tar))
+            body = _pieces(iter(partial(packed.tar.read, CHUNK_BYTES), b""))
+            answer = post_lines(docker, "build", params=params, data=body)
             async with aclosing(answer) as lines:
                 async for line in lines:
                     log.add(line.get("stream", ""))
@@ -176,10 +209,15 @@ def _has_tag(name: str) -> bool:
     return "@" in name or ":" in name.rpartition("/")[2]
 
 
-async def _chunks(source: IO[bytes]) -> AsyncIterator[bytes]:
-    """A body in pieces, read in a thread."""
-    while chunk := await in_thread(source.read, CHUNK_BYTES):
-        yield chunk
+async def _pieces(source: Iterator[bytes]) -> AsyncGenerator[bytes, None]:
+    """A body from a blocking source, read in threads."""
+    try:
+        # Shielded: a generator that still runs in its thread cannot be closed.
+        while piece := await run_shielded(in_thread(next, source, b"")):
+            yield piece
+    finally:
+        if isinstance(source, Generator):
+            await run_shielded(in_thread(source.close))
 
 
 def _read(path: str) -> str:
@@ -201,7 +239,7 @@ def _build_failure(
     elif "pull access denied" in found or "manifest" in found or "dial tcp" in found:
         parts.append(
             f"Its base ({', '.join(seen.bases)}) is not on this engine and could not be pulled. "
-            f"Bring it here with `docker load`, or use headrace/base:bookworm"
+            f"Bring it here with `docker load`, or start from {BASE_IMAGE}"
         )
     tail = str(log)
     if tail:

@@ -5,7 +5,6 @@ the run stores and shows. What was asked for by name is used or refused, never r
 """
 
 from collections.abc import Callable
-from types import TracebackType
 
 from headrace.configs.models import SandboxConfig
 from headrace.errors import UsageError
@@ -26,13 +25,8 @@ class Chosen:
         await self.provider.__aenter__()
         return self
 
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        await self.provider.__aexit__(kind, error, trace)
+    async def __aexit__(self, *exc: object) -> None:
+        await self.provider.__aexit__(*exc)
 
 
 async def choose(

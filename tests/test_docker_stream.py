@@ -46,7 +46,9 @@ def test_outputs_are_told_apart_wherever_the_stream_is_cut(
     assert stderr == b"".join(payload for fd, payload in frames if fd == 2)
 
 
-async def served(path: Path, answer: bytes, lost: Callable[[], None] = lambda: None) -> EngineStream:
+async def served(
+    path: Path, answer: bytes, lost: Callable[[], None] = lambda: None
+) -> EngineStream:
     """A stream opened against a socket that answers any request with `answer` and hangs up."""
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
