@@ -6,6 +6,7 @@ as much as a third of a start. After that no command costs an engine call. Remov
 is the only way it ends, and it is finished even when the caller is cancelled.
 """
 
+import asyncio
 import logging
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
@@ -14,7 +15,7 @@ from typing import Any
 from headrace.aio import run_shielded
 from headrace.errors import ProviderGone, SandboxError
 from headrace.sandbox.base import SandboxSpec
-from headrace.sandbox.control import Control
+from headrace.sandbox.control import Control, Span
 from headrace.sandbox.docker_engine import EngineClient
 from headrace.sandbox.docker_stream import (
     EXEC_BODY,
@@ -34,6 +35,7 @@ START_S = 180.0
 EXEC_S = 60.0
 INSPECT_S = 30.0
 UPDATE_S = 60.0
+ANSWER_S = 2.0
 ROOM_PIDS = 4096
 """Lent to a container that has used up its processes, so that a channel into it can open."""
 
@@ -66,6 +68,32 @@ class Pipe:
             self._stream.close()
 
 
+class _Channel:
+    """One of our two channels: the session that is open now, if one is."""
+
+    def __init__(self) -> None:
+        self.control: Control | None = None
+        self.pipe = Pipe()
+        self.commands_before = 0
+        """How many commands the agent had run when it was last used."""
+
+    def close(self) -> None:
+        if self.control is not None:
+            self.control.closed("this channel was replaced")
+            self.control = None
+        self.pipe.close()
+
+
+async def _answers(control: Control) -> bool:
+    """Whether a channel still does. The agent may run as root: it can kill or stop it."""
+    try:
+        async with asyncio.timeout(ANSWER_S):
+            await control.window(Span(0))
+    except (TimeoutError, SandboxError):
+        return False
+    return True
+
+
 class DockerSandbox:
     """See `headrace.sandbox.base.Sandbox`."""
 
@@ -85,10 +113,11 @@ class DockerSandbox:
         self._workdir = workdir
         self._on_left_behind = on_left_behind
         self._pipes: list[Pipe] = []
+        self._commands = 0
         self._ended = False
         self._closed = False
-        self._killer: Control | None = None
-        self._control: Control | None = None
+        self._control = _Channel()
+        self._killer = _Channel()
         agent = self._pipe()
         keep = spec.limits.max_output_bytes
         self._shell = Shell(agent.write, killer=self._open_killer, max_output_bytes=keep)
@@ -116,6 +145,7 @@ class DockerSandbox:
 
     async def run(self, command: str, *, timeout_s: float) -> CommandResult:
         self._check()
+        self._commands += 1
         async with self._attributed():
             return await self._shell.run(command, timeout_s=timeout_s)
 
@@ -214,16 +244,22 @@ class DockerSandbox:
         return f"ended by itself with exit code {state.get('ExitCode')}"
 
     async def _open_control(self) -> Control:
-        if self._control is None:
-            self._control = await self._open(killer=False)
-        return self._control
+        return await self._open_channel(self._control, killer=False)
 
     async def _open_killer(self) -> Control:
-        if self._killer is None:
-            self._killer = await self._open(killer=True)
-        return self._killer
+        return await self._open_channel(self._killer, killer=True)
 
-    async def _open(self, *, killer: bool) -> Control:
+    async def _open_channel(self, channel: "_Channel", *, killer: bool) -> Control:
+        """The channel, opened anew if the agent's commands since its last use have wrecked it."""
+        if channel.control is not None and channel.commands_before != self._commands:
+            if not await _answers(channel.control):
+                channel.close()
+        if channel.control is None:
+            channel.control, channel.pipe = await self._open(killer=killer)
+        channel.commands_before = self._commands
+        return channel.control
+
+    async def _open(self, *, killer: bool) -> tuple[Control, Pipe]:
         try:
             return await self._open_exec(killer=killer)
         except ProviderGone:
@@ -246,7 +282,7 @@ class DockerSandbox:
                 if answer.status != 200:
                     raise SandboxError(f"{doing}: {(await answer.text()).strip()}")
 
-    async def _open_exec(self, *, killer: bool) -> Control:
+    async def _open_exec(self, *, killer: bool) -> tuple[Control, Pipe]:
         pipe = self._pipe()
         control = Control(
             pipe.write,
@@ -269,4 +305,5 @@ class DockerSandbox:
                 lost=lambda: control.closed(f"{doing}: it has ended"),
             )
             pipe.connect(stream)
-            return await control.started()
+            await control.started()
+            return control, pipe
