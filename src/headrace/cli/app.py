@@ -18,7 +18,7 @@ EXIT_CODES = {
     0: "done",
     1: "`doctor` found a lack that is in the way, or a bug: the traceback says where",
     2: "a mistake of the user; the message says which",
-    3: "the infrastructure ended the run: engine, model server or disk",
+    3: "the infrastructure failed: the run ended early, or episodes are still owed",
     130: "stopped by Ctrl-C or SIGTERM; what was finished is in the run folder",
 }
 

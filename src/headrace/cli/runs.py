@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from headrace.configs.models import RunConfig
     from headrace.engine.summary import Summary
 
+INFRASTRUCTURE = 3
 INTERRUPTED = 130
 
 Settings = Annotated[
@@ -108,6 +109,8 @@ def _run(config: "RunConfig", out: Path) -> None:
             typer.echo(f"what was finished is in {out}; the same command goes on from it", err=True)
         raise
     _report(summary, out)
+    if summary.owed:
+        raise typer.Exit(INFRASTRUCTURE)
 
 
 def _report(summary: "Summary", out: Path) -> None:

@@ -20,7 +20,7 @@ UNREADABLE = 2
 
 @app.command("list")
 def list_tasks(source: Source = "first-steps") -> None:
-    """List the tasks: name, category, difficulty, and what the world is made from."""
+    """List the tasks: name, category, difficulty, and what their world is made from."""
     from rich.table import Table
 
     from headrace.cli.shows import result_console
@@ -28,12 +28,11 @@ def list_tasks(source: Source = "first-steps") -> None:
 
     catalog = load(source)
     table = Table(box=None, pad_edge=False, header_style="bold")
-    for column in ("task", "category", "difficulty", "world", "solution"):
+    for column in ("task", "category", "difficulty", "made from"):
         table.add_column(column, overflow="fold")
     for task in catalog.tasks:
-        world = task.environment.image or "Dockerfile"
-        solution = "yes" if task.solution else "no"
-        table.add_row(task.name, task.category or "-", task.difficulty or "-", world, solution)
+        world = "Dockerfile" if task.environment.dockerfile else "image"
+        table.add_row(task.name, task.category or "-", task.difficulty or "-", world)
     result_console().print(table)
     _tell(catalog)
 
