@@ -18,6 +18,8 @@ from typing import Any
 import aiodocker
 import aiohttp
 
+from headrace.sandbox.rootfs import ensure_base
+
 DOCKER_CONFIG: dict[str, Any] = {
     "Entrypoint": ["sh"],
     "OpenStdin": True,
@@ -62,13 +64,17 @@ async def docker_floor(n: int, concurrency: int, image: str) -> float:
         await connector.close()
 
 
-async def namespace_floor(n: int, concurrency: int, rootfs: str) -> float:
-    """Namespace shells started, answered and killed per second over the folder `rootfs`."""
+async def namespace_floor(n: int, concurrency: int, rootfs: str | None = None) -> float:
+    """Namespace shells started, answered and killed per second over the folder `rootfs`.
+
+    None: the base root filesystem that headrace uses, found before the clock starts.
+    """
+    lower = rootfs or str(await ensure_base())
     folder = tempfile.mkdtemp(prefix="headrace-floor-")
 
     async def one() -> None:
         process = await asyncio.create_subprocess_exec(
-            *("unshare", "-m", "sh", "-c", NAMESPACE, "sh", folder, rootfs),
+            *("unshare", "-m", "sh", "-c", NAMESPACE, "sh", folder, lower),
             stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.PIPE,
             start_new_session=True,
