@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import pytest
+import uvloop
 
 from headrace.configs.models import SamplingConfig, ServerConfig, VllmConfig
 from headrace.policies.rendering import Chat
@@ -77,7 +78,11 @@ class Host:
         self._ready = threading.Event()
         self._stop = asyncio.Event()
         self._error: BaseException | None = None
-        self._thread = threading.Thread(target=lambda: asyncio.run(self._live()))
+        self._thread = threading.Thread(target=self._main)
+
+    def _main(self) -> None:
+        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+            runner.run(self._live())
 
     async def _live(self) -> None:
         self._loop = asyncio.get_running_loop()

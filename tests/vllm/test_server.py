@@ -3,13 +3,15 @@
 import asyncio
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -70,19 +72,6 @@ def session_members(session: int) -> list[int]:
         if entry.name.isdigit() and int(fields[3]) == session and fields[0] != "Z":
             found.append(int(entry.name))
     return found
-
-
-@contextmanager
-def nothing_left_behind() -> Iterator[None]:
-    """The block leaves no scratch folder and no shared memory of a server."""
-
-    def found() -> set[Path]:
-        temp = Path(os.environ.get("TMPDIR", "/tmp"))
-        return {*temp.glob("headrace-vllm-*"), *Path("/dev/shm").glob("psm_*")}
-
-    before = found()
-    yield
-    assert found() <= before
 
 
 # --- the seam to the server ---
@@ -345,8 +334,38 @@ def test_a_model_the_server_does_not_have_is_refused_with_those_it_has(host: Any
 # --- starts that fail ---
 
 
+def leaked_memory() -> set[Path]:
+    """Shared memory of the kind vLLM makes that no process has open."""
+    files = set(Path("/dev/shm").glob("psm_*"))
+    for maps in Path("/proc").glob("[0-9]*/maps"):
+        with suppress(OSError):
+            text = maps.read_text()
+            files = {file for file in files if str(file) not in text}
+    return {file for file in files if file.exists()}
+
+
 @pytest.fixture
-def server(host: Any, small_server: MakeServer, tmp_path: Path) -> Callable[..., VllmServer]:
+def scratch_root(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """Where servers of this test put their scratch folders; they must leave nothing.
+
+    A short path: vLLM makes sockets there, and a socket's path has at most 107 bytes.
+    """
+    before = leaked_memory()
+    root = Path(tempfile.mkdtemp(prefix="hr-", dir="/tmp"))
+    monkeypatch.setenv("TMPDIR", str(root))
+    monkeypatch.setattr(tempfile, "tempdir", str(root))
+    yield root
+    try:
+        assert list(root.iterdir()) == []
+        assert leaked_memory() <= before
+    finally:
+        shutil.rmtree(root)
+
+
+@pytest.fixture
+def server(
+    host: Any, small_server: MakeServer, tmp_path: Path, scratch_root: Path
+) -> Callable[..., VllmServer]:
     """Makes a further server of the small model; needs the parts that `host` needs."""
 
     def make(*, on_progress: Any = lambda *_: None, **changes: Any) -> VllmServer:
@@ -364,7 +383,7 @@ def server(host: Any, small_server: MakeServer, tmp_path: Path) -> Callable[...,
 async def test_a_server_that_does_not_start_is_reported_with_the_end_of_its_log(
     server: Callable[..., VllmServer], tmp_path: Path
 ) -> None:
-    with nothing_left_behind(), pytest.raises(ServerGone) as gone:
+    with pytest.raises(ServerGone) as gone:
         async with server(args=("--no-such-flag",)):
             raise AssertionError("it started")
     said = str(gone.value)
@@ -386,7 +405,7 @@ async def test_a_taken_port_is_refused_with_what_holds_it(
 
 
 async def test_a_server_that_takes_too_long_is_ended(server: Callable[..., VllmServer]) -> None:
-    with nothing_left_behind(), pytest.raises(ServerGone, match="healthy server within 1 s"):
+    with pytest.raises(ServerGone, match="healthy server within 1 s"):
         async with server(start_timeout_s=1.0):
             raise AssertionError("it started")
 
@@ -394,16 +413,15 @@ async def test_a_server_that_takes_too_long_is_ended(server: Callable[..., VllmS
 async def test_a_cancelled_start_leaves_nothing_behind(server: Callable[..., VllmServer]) -> None:
     begun = asyncio.Event()
     starting = server(on_progress=lambda *_: begun.set())
-    with nothing_left_behind():
-        async with asyncio.TaskGroup() as group:
-            task = group.create_task(starting.__aenter__())
-            async with asyncio.timeout(30):
-                await begun.wait()
-            assert starting.pid is not None
-            session = os.getsid(starting.pid)
-            assert len(session_members(session)) >= 2
-            task.cancel()
-        assert session_members(session) == []
+    async with asyncio.TaskGroup() as group:
+        task = group.create_task(starting.__aenter__())
+        async with asyncio.timeout(30):
+            await begun.wait()
+        assert starting.pid is not None
+        session = os.getsid(starting.pid)
+        assert len(session_members(session)) >= 2
+        task.cancel()
+    assert session_members(session) == []
 
 
 PARENT = """
@@ -423,25 +441,26 @@ asyncio.run(main(*sys.argv[1:]))
 """
 
 
-def test_a_killed_parent_leaves_no_server_behind(host: Any, tmp_path: Path) -> None:
-    with nothing_left_behind():
-        parent = subprocess.Popen(
-            [sys.executable, "-c", PARENT, str(host.model_folder), str(tmp_path / "log")],
-            stdout=subprocess.PIPE,
-            text=True,
-        )
-        with parent:
-            assert parent.stdout is not None
-            for line in parent.stdout:
-                session = int(line.split()[0])
-                if "starting the engine" in line:  # and so its second process
-                    break
-            assert len(session_members(session)) >= 3
-            parent.kill()
-        deadline = time.monotonic() + 20
-        while session_members(session) and time.monotonic() < deadline:
-            time.sleep(0.05)
-        assert session_members(session) == []
+def test_a_killed_parent_leaves_no_server_behind(
+    host: Any, tmp_path: Path, scratch_root: Path
+) -> None:
+    parent = subprocess.Popen(
+        [sys.executable, "-c", PARENT, str(host.model_folder), str(tmp_path / "log")],
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    with parent:
+        assert parent.stdout is not None
+        for line in parent.stdout:
+            session = int(line.split()[0])
+            if "starting the engine" in line:  # and so its second process
+                break
+        assert len(session_members(session)) >= 3
+        parent.kill()
+    deadline = time.monotonic() + 20
+    while session_members(session) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert session_members(session) == []
 
 
 # --- a server that dies; the last tests, for the shared one does not survive them ---
