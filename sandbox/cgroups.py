@@ -14,8 +14,8 @@ from pathlib import Path
 from headrace.errors import SandboxError
 from headrace.sandbox.base import Limits
 
-OWN_PIDS = 8
-"""Processes of ours in each sandbox: they come on top of `Limits.pids`."""
+OUTER_PIDS = 1
+"""Processes of a sandbox that are not seen inside: they come on top of `Limits.pids`."""
 _CONTROLLERS = ("pids", "memory", "cpu")
 _PERIOD_US = 100_000
 _REMOVE_S = 5.0
@@ -118,7 +118,7 @@ def _own_groups(proc: Path) -> dict[str, str]:
 
 def _settings(version: int, controller: str, limits: Limits) -> list[tuple[str, str]]:
     if controller == "pids" and limits.pids is not None:
-        return [("pids.max", str(limits.pids + OWN_PIDS))]
+        return [("pids.max", str(limits.pids + OUTER_PIDS))]
     if controller == "memory" and limits.memory_mb is not None:
         memory = str(limits.memory_mb << 20)
         if version == 2:

@@ -13,8 +13,8 @@ import asyncio
 import secrets
 import shlex
 import time
-from collections.abc import Awaitable, Callable, Mapping
-from contextlib import suppress
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import asynccontextmanager, suppress
 from errno import EISDIR, ENOENT
 
 from headrace.aio import run_shielded
@@ -25,6 +25,8 @@ from headrace.types import CommandResult
 
 START_TIMEOUT_S = 60.0
 KILL_TIMEOUT_S = 10.0
+SILENT_S = 0.3
+RESTARTS = 4
 MAX_SCRIPT_BYTES = 120_000
 """A longer command does not fit into one argument; it goes into a file first."""
 _KEEP_IDLE = 4096
@@ -52,13 +54,21 @@ class Control:
         killer: Callable[[], Awaitable["Control"]] | None = None,
         max_output_bytes: int = 1 << 20,
         program: str | None = CONTROL_PROGRAM,
+        nudge: Callable[[], None] = lambda: None,
+        restarted: Callable[[], str] = lambda: "",
     ) -> None:
-        """`program` is sent first, to the loader at the other end; None: it runs already."""
+        """`program` is sent first, to the loader at the other end; None: it runs already.
+
+        `nudge` is called when the channel is silent for a moment after a request: something
+        inside may have stopped it. What `restarted` returns goes with the word to go on.
+        """
         self.pid = 0
         """Process id of the channel's `sh` inside the sandbox."""
         self._write = write
         self._killer = killer
         self._keep = max_output_bytes
+        self._nudge = nudge
+        self._restarted = restarted
         self._key = secrets.token_hex(10)
         self._streams = (
             Stream(lambda fields: self._frame(0, fields), _KEEP_IDLE),
@@ -74,6 +84,7 @@ class Control:
         self._keep_now = _KEEP_IDLE
         self._busy = False
         self._lost = False
+        self._has_begun = False
         self._ready = asyncio.Event()
         self._gone: str | None = None
         self._begun = Span(0)
@@ -123,14 +134,18 @@ class Control:
         lines = script.count("\n")
         self._claim()
         try:
-            await self.started()
             keep = self._keep if max_output_bytes is None else max_output_bytes
-            token = self._expect(frames=2, keep=keep)
-            head = f"{self._key} hr_exec {token} {len(stdin)} {lines} {shell} "
-            self._write(encode(f"{head}{shlex.quote(user or '')}\n{script}"))
-            if stdin:
-                self._write(stdin)
-            return await self._finish(timeout_s)
+            for _ in range(RESTARTS):
+                await self.started()
+                token = self._expect(frames=2, keep=keep)
+                head = f"{self._key} hr_exec {token} {len(stdin)} {lines} {shell} "
+                self._write(encode(f"{head}{shlex.quote(user or '')}\n{script}"))
+                if stdin:
+                    self._write(stdin)
+                result = await self._finish(timeout_s)
+                if not self._lost or self._has_begun:
+                    break  # else its `sh` was killed before it heard of the command
+            return result
         finally:
             self._busy = False
 
@@ -201,26 +216,44 @@ class Control:
         name = request.split(" ", 1)[0]
         self._claim()
         try:
-            await self.started()
-            token = self._expect(frames=1, keep=_KEEP_IDLE)
-            self._write(f"{self._key} {request.format(token)}\n".encode())
-            try:
-                async with asyncio.timeout(KILL_TIMEOUT_S):
-                    await self._latch.wait()
-            except TimeoutError:
-                self.closed(f"the control channel did not answer `{name}`")
-            self._check()
-            if self._lost:
-                raise SandboxError(f"the control channel was killed during `{name}`")
-            return self._fields
+            for _ in range(RESTARTS):
+                await self.started()
+                token = self._expect(frames=1, keep=_KEEP_IDLE)
+                self._write(f"{self._key} {request.format(token)}\n".encode())
+                try:
+                    async with asyncio.timeout(KILL_TIMEOUT_S), self._watched():
+                        await self._latch.wait()
+                except TimeoutError:
+                    self.closed(f"the control channel did not answer `{name}`")
+                self._check()
+                if not self._lost:
+                    return self._fields
+            raise SandboxError(f"the control channel was killed again and again during `{name}`")
         finally:
             self._busy = False
+
+    @asynccontextmanager
+    async def _watched(self) -> AsyncIterator[None]:
+        """Nudge the other end while it does not take up the request."""
+        loop = asyncio.get_running_loop()
+        timers: list[asyncio.TimerHandle] = []
+
+        def look() -> None:
+            if not (self._has_begun or self._latch.is_set):
+                self._nudge()
+                timers[:] = [loop.call_later(SILENT_S, look)]
+
+        timers.append(loop.call_later(SILENT_S, look))
+        try:
+            yield
+        finally:
+            timers[0].cancel()
 
     async def _finish(self, timeout_s: float) -> CommandResult:
         began = time.perf_counter()
         timed_out = False
         try:
-            async with asyncio.timeout(timeout_s):
+            async with asyncio.timeout(timeout_s), self._watched():
                 await self._latch.wait()
         except TimeoutError:
             timed_out = True
@@ -276,6 +309,7 @@ class Control:
         self._frames_due = frames
         self._exit = None
         self._lost = False
+        self._has_begun = False
         self._keep_now = keep
         self._begun = Span(0)
         for stream in self._streams:
@@ -289,6 +323,7 @@ class Control:
         elif fields[1:2] == [b"begin"]:
             stream.take(self._keep_now)
             if index == 0:
+                self._has_begun = True
                 self._begun.last_pid = int(fields[3] or 0)
         else:
             self._outputs[index] = stream.take(_KEEP_IDLE)
@@ -312,7 +347,7 @@ class Control:
         for i, stream in enumerate(self._streams):
             self._outputs[i] = stream.take(_KEEP_IDLE)
         self._latch.set()
-        self._write(f"\ngo {self._key}\n".encode())
+        self._write(f"\ngo {self._key}{self._restarted()}\n".encode())
 
 
 def _script(command: str, workdir: str | None, env: Mapping[str, str]) -> str:
@@ -328,7 +363,9 @@ def _script(command: str, workdir: str | None, env: Mapping[str, str]) -> str:
         lines.append(
             f'cd -- {where} 2>/dev/null || {{ echo "headrace: no folder" {where} >&2; exit 126; }}'
         )
-    script = "\n".join([*lines, command]) + "\n"
+    # A last line of ours keeps the shell in front of the command: without it, `setsid x` would be
+    # the leader of its session already, fork, and be waited for by nobody.
+    script = "\n".join([*lines, command, "exit $?"]) + "\n"
     if len(encode(script)) > MAX_SCRIPT_BYTES:
         raise ContractError(
             f"a command of at most {MAX_SCRIPT_BYTES} bytes was expected; write it to a file first"

@@ -9,10 +9,12 @@ import asyncio
 import os
 import signal
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 
 from headrace.aio import run_shielded
 from headrace.errors import SandboxError
 from headrace.sandbox.control import Control
+from headrace.sandbox.leases import children_of
 from headrace.sandbox.namespace_process import (
     Inlet,
     Leader,
@@ -153,9 +155,14 @@ class NamespaceSandbox:
             agent.write, killer=ready_killer, max_output_bytes=self._keep, program=None
         )
         self._control = Control(
-            control.write, killer=ready_killer, max_output_bytes=self._keep, program=None
+            control.write,
+            killer=ready_killer,
+            max_output_bytes=self._keep,
+            program=None,
+            nudge=self._nudge,
+            restarted=lambda: f" {self._shell.pid}",
         )
-        self._killer = Control(killer.write, program=None)
+        self._killer = Control(killer.write, program=None, nudge=self._nudge)
         takes: dict[int, Callable[[bytes], None]] = {
             1: lambda data: self._shell.feed(1, data),
             2: self._take_stderr,
@@ -169,6 +176,14 @@ class NamespaceSandbox:
         if not self._started:  # what the launch says before there is a shell
             self._said = (self._said + data)[-_SAID_BYTES:]
         self._shell.feed(2, data)
+
+    def _nudge(self) -> None:
+        """Let our own processes go on, whoever stopped them (`kill -STOP -1`)."""
+        if self._leader is not None:
+            for first in children_of(self._leader.pid):
+                for child in children_of(first):
+                    with suppress(ProcessLookupError):
+                        os.kill(child, signal.SIGCONT)
 
     def _on_end(self) -> None:
         for inlet in self._inlets:

@@ -240,35 +240,31 @@ IFS= read -r hr_key2 <&6 || exit 0
 [ -z "$2" ] || mkdir -p -- "$2"
 cd -- "${2:-/}" || cd /
 hr_first=1
-hr_channel() { # KEY
+hr_channel() { # KEY [go]
   hr_key=$1
-  [ -n "$hr_first" ] || hr_go || exit 98
+  [ -n "$hr_first$2" ] || hr_go || exit 98
   hr_serve
   exit 98
 }
-hr_survivor() { # sets hr_left to a shell that outlived its keeper
-  hr_left=
-  for hr_d in /proc/[0-9]*; do
-    hr_p=${hr_d#/proc/}
-    [ "$hr_p" -gt 1 ] && [ "$hr_d/fd/0" -ef /proc/1/fd/0 ] && hr_left=$hr_p
-  done
-}
 hr_agent() { # USER WORKDIR
   if [ -z "$hr_first" ]; then
-    while [ -n "$hr_left" ] && hr_stat "$hr_left" && [ "$hr_state" != Z ]; do sleep 1; done
+    while [ "$hr_left" -gt 0 ] && hr_stat "$hr_left" && [ "$hr_state" != Z ]; do sleep 1; done
     hr_gone 137
   fi
   hr_keep "$@"
 }
 while :; do
   hr_agent "$1" "${2:-/}" 3<&- 4>&- 5>&- 6<&- 7</dev/null |
-    hr_channel "$hr_key1" <&3 8>&4 9>&5 3<&- 4>&- 5>&- 6<&- 7>&- |
+    hr_channel "$hr_key1" go <&3 8>&4 9>&5 3<&- 4>&- 5>&- 6<&- 7>&- |
     hr_channel "$hr_key2" <&6 8>&7 9>/dev/null 3<&- 4>&- 5>&- 6<&- 7>&-
   [ "$?" -ne 98 ] || exit 0
-  hr_survivor
   hr_first=
   printf '\036hr%s 137\036' "$hr_key1" >&4
   printf '\036hr%s 137\036' "$hr_key2" >&7
+  while IFS= read -r hr_line <&3; do
+    case $hr_line in "go $hr_key1 "*) break ;; esac
+  done
+  hr_left=${hr_line##* }
 done
 """
 )
@@ -276,8 +272,8 @@ done
 
 Arguments USER and WORKDIR, with the agent's channel on 0, 1, 2, the control channel on 3, 4, 5 and
 the killer's on 6 and 7; it comes as a file on 9. As process 1 it cannot be killed from inside; when
-all three of its children are gone (`kill -9 -1`), it starts them again; a shell that is left lives
-on.
+all three of its children are gone (`kill -9 -1`), it starts them again. With the word to go on, the
+control channel says which shell was running: if it lives, it lives on.
 """
 
 INIT = ". /dev/fd/9"

@@ -138,7 +138,7 @@ class Shell:
     async def _run(self, text: bytes, timeout_s: float, lost_before: bool) -> CommandResult:
         span = Span(self._last_pid)
         token = self._expect()
-        line = b"eval %b <&7 >&8 2>&9 8>&- 9>&-\n_hr_end %b\n" % (text, token.encode())
+        line = b"eval %b <&7 >&8 2>&9 7<&- 8>&- 9>&-\n_hr_end %b\n" % (text, token.encode())
         timed_out = False
         try:
             self._write(line)
@@ -247,6 +247,8 @@ class Shell:
         for i, stream in enumerate(self._streams):
             stream.tokens = self._tokens
             taken = self._outputs[i]
+            if not fresh and self._deaths[i] > self._deaths_before:
+                continue  # its end is known already; the other stream's is on the way
             if not fresh and taken is not None:  # the command goes on after all
                 taken.extend(stream.capture)
                 stream.capture = taken
