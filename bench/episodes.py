@@ -13,9 +13,10 @@ import tempfile
 from pathlib import Path
 
 import uvloop
-
 from bench.floors import docker_floor, namespace_floor
 from bench.report import report
+from headrace.sandbox.rootfs import BASE_IMAGE
+
 from headrace.configs.models import (
     EngineConfig,
     RunConfig,
@@ -26,7 +27,6 @@ from headrace.configs.models import (
 )
 from headrace.engine import runner
 from headrace.sandbox import docker, namespace
-from headrace.sandbox.rootfs import BASE_IMAGE
 
 COMMANDS = (
     "pwd; ls -la",
