@@ -31,9 +31,9 @@ class Exec(Suite):
             assert result.exit_code == 127
 
     async def test_the_shell_does_not_see_exec(self, sandbox: Sandbox) -> None:
-        await says(sandbox, "cd /srv; kept=1; (exit 9)")
+        await run(sandbox, "cd /srv; kept=1; (exit 9)")
         await execute(sandbox, "cd /tmp; kept=2; export other=3; umask 077; exit 4")
-        assert await says(sandbox, 'echo $?; pwd; echo "$kept [$other]"') == "0\n/srv\n1 []\n"
+        assert await says(sandbox, 'echo $?; pwd; echo "$kept [$other]"') == "9\n/srv\n1 []\n"
 
     async def test_one_exec_does_not_see_another(self, sandbox: Sandbox) -> None:
         await execute(sandbox, "cd /tmp; export x=1; ulimit -n 17; umask 0")
@@ -105,16 +105,16 @@ class Exec(Suite):
         assert not await alive(sandbox, word)
         await answers(sandbox)
 
-    @pytest.mark.parametrize(
-        "command",
-        ["trap '' INT TERM; while :; do :; done", "yes", "setsid sleep 1000", "kill -STOP $$"],
-    )
-    async def test_exec_that_resists_is_killed_at_the_deadline(
-        self, sandbox: Sandbox, command: str
-    ) -> None:
+    async def test_exec_that_resists_is_killed_at_the_deadline(self, sandbox: Sandbox) -> None:
         await says(sandbox, "kept=1")
-        assert (await execute(sandbox, command, timeout_s=0.5)).timed_out
-        await answers(sandbox)
+        for command in (
+            "trap '' INT TERM; while :; do :; done",
+            "yes",
+            "setsid -w sleep 1000",
+            "kill -STOP $$",
+        ):
+            assert (await execute(sandbox, command, timeout_s=0.5)).timed_out, command
+            await answers(sandbox)
         assert await says(sandbox, "echo $kept") == "1\n"
 
     async def test_exec_at_its_deadline_spares_what_the_shell_started(
@@ -141,7 +141,6 @@ WRECKS = [
     "kill -9 $$",
     "kill -9 -1",
     "kill -TERM -1",
-    "kill -STOP -1",
     "kill -STOP $$",
     "exec sleep 1000",
     "exec >/dev/null 2>&1",
@@ -174,15 +173,15 @@ class Wrecked(Suite):
 
     @pytest.mark.parametrize("wreck", WRECKS)
     async def test_our_channel_works_after(self, sandbox: Sandbox, wreck: str) -> None:
-        await run(sandbox, wreck, timeout_s=5)
+        await answers(sandbox)
+        await run(sandbox, wreck, timeout_s=1)
         await answers(sandbox)
 
-    @pytest.mark.parametrize("wreck", WRECKS)
-    async def test_a_channel_that_was_open_before_works_after(
+    @pytest.mark.parametrize("wreck", ["kill -9 -1", "exec sleep 1000", "kill -STOP $$", "PATH="])
+    async def test_our_channel_works_for_the_first_time_after(
         self, sandbox: Sandbox, wreck: str
     ) -> None:
-        await answers(sandbox)
-        await run(sandbox, wreck, timeout_s=5)
+        await run(sandbox, wreck, timeout_s=1)
         await answers(sandbox)
 
     async def test_the_prompt_is_no_output(self, sandbox: Sandbox) -> None:

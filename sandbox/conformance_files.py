@@ -41,11 +41,11 @@ class Files(Suite):
         await sandbox.write("/new/a/b c/file", b"x")
         assert await sandbox.read("/new/a/b c/file") == b"x"
 
-    @pytest.mark.parametrize("mode", [0o644, 0o755, 0o600, 0o400])
-    async def test_write_gives_the_mode(self, sandbox: Sandbox, mode: int) -> None:
+    async def test_write_gives_the_mode(self, sandbox: Sandbox) -> None:
         await says(sandbox, "umask 077")
-        await sandbox.write("/tmp/file", b"x", mode=mode)
-        assert await says(sandbox, "stat -c '%a %U' /tmp/file") == f"{mode:o} root\n"
+        for mode in (0o644, 0o755, 0o600, 0o400):
+            await sandbox.write("/tmp/file", b"x", mode=mode)
+            assert await says(sandbox, "stat -c '%a %U' /tmp/file") == f"{mode:o} root\n"
 
     async def test_write_replaces_bytes_and_mode(self, sandbox: Sandbox) -> None:
         await sandbox.write("/tmp/file", b"a much longer text", mode=0o755)
@@ -60,12 +60,12 @@ class Files(Suite):
         await sandbox.write("/tmp/prog", b"new")
         assert await sandbox.read("/tmp/prog") == b"new"
 
-    @pytest.mark.parametrize("name", NAMES)
-    async def test_a_file_may_be_called(self, sandbox: Sandbox, name: str) -> None:
-        await sandbox.write(f"/tmp/odd/{name}", b"x")
-        assert await sandbox.read(f"/tmp/odd/{name}") == b"x"
-        listed = await execute(sandbox, "cd /tmp/odd; printf '%s' *")
-        assert listed.stdout.decode() == name
+    async def test_a_file_may_have_any_name(self, sandbox: Sandbox) -> None:
+        for name in NAMES:
+            await sandbox.write(f"/tmp/odd/{name}", name.encode())
+            assert await sandbox.read(f"/tmp/odd/{name}") == name.encode()
+        listed = await execute(sandbox, "cd /tmp/odd; printf '%s\\0' *")
+        assert sorted(listed.stdout.decode().split("\0")) == sorted([*NAMES, ""])
 
     async def test_reading_what_is_missing_is_file_not_found(self, sandbox: Sandbox) -> None:
         with pytest.raises(FileNotFoundError, match="/tmp/none"):
@@ -97,13 +97,11 @@ class Files(Suite):
         with pytest.raises(OverflowError, match="/tmp/file"):
             await sandbox.read("/tmp/file", max_bytes=4)
 
-    @pytest.mark.parametrize("make", ["mkfifo /tmp/odd", "ln -s /dev/zero /tmp/odd"])
-    async def test_reading_what_is_no_file_fails_and_does_not_hang(
-        self, sandbox: Sandbox, make: str
-    ) -> None:
-        await says(sandbox, make)
-        with pytest.raises(FileNotFoundError):
-            await sandbox.read("/tmp/odd")
+    async def test_reading_what_is_no_file_fails_and_does_not_hang(self, sandbox: Sandbox) -> None:
+        await says(sandbox, "mkfifo /tmp/fifo; ln -s /dev/zero /tmp/link")
+        for path in ("/tmp/fifo", "/tmp/link", "/dev/zero"):
+            with pytest.raises(FileNotFoundError):
+                await sandbox.read(path)
 
     async def test_a_file_is_read_through_a_link(self, sandbox: Sandbox) -> None:
         await says(sandbox, "echo x >/tmp/real; ln -s real /tmp/link; ln -s none /tmp/dangling")
@@ -159,29 +157,27 @@ class Archives(Suite):
             await sandbox.write("rel", b"y")
             assert await says(sandbox, "cat /srv/work/sub/f /srv/work/rel") == "xy"
 
-    @pytest.mark.parametrize("target", ["/etc/passwd", "../outside", "a/../../outside"])
     async def test_a_link_out_of_the_folder_does_not_go_in(
-        self, sandbox: Sandbox, tmp_path: Path, target: str
+        self, sandbox: Sandbox, tmp_path: Path
     ) -> None:
-        (tmp_path / "link").symlink_to(target)
-        with pytest.raises(ArchiveError, match="link"):
-            await upload(sandbox, tmp_path, "/tmp/in")
+        for target in ("/etc/passwd", "../outside", "a/../../outside"):
+            (tmp_path / "link").unlink(missing_ok=True)
+            (tmp_path / "link").symlink_to(target)
+            with pytest.raises(ArchiveError, match="link"):
+                await upload(sandbox, tmp_path, "/tmp/in")
         assert (await execute(sandbox, "ls -d /tmp/in")).exit_code != 0
 
-    @pytest.mark.parametrize(
-        "make",
-        [
+    async def test_links_and_pipes_do_not_come_out(self, sandbox: Sandbox) -> None:
+        for make in (
             "ln -s /etc/passwd odd",
             "ln -s ../outside odd",
             "ln -s inside odd",
-            "echo x >one; ln one odd",
+            "echo x >odd; ln odd odder",
             "mkfifo odd",
-        ],
-    )
-    async def test_links_and_pipes_do_not_come_out(self, sandbox: Sandbox, make: str) -> None:
-        await says(sandbox, f"mkdir /tmp/out; cd /tmp/out; touch inside; {make}")
-        with pytest.raises(ArchiveError, match="o[dn][de]"):
-            await download(sandbox, "/tmp/out")
+        ):
+            await says(sandbox, f"rm -rf /tmp/o; mkdir /tmp/o; cd /tmp/o; touch inside; {make}")
+            with pytest.raises(ArchiveError, match="odd"):
+                await download(sandbox, "/tmp/o")
 
     async def test_names_that_leave_the_folder_do_not_come_out(self, sandbox: Sandbox) -> None:
         # A `tar` of the agent's that lies.
