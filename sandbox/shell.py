@@ -32,6 +32,8 @@ ROUND_S = 0.15
 RESEND_S = 0.05
 """A `sh` other than bash forgets its input on some errors, so the end is asked for again."""
 
+_IN_BASH = b"eval %b <&27 >&28 2>&29 27<&- 28>&- 29>&-\n_hr_end %b\n"
+_IN_SH = b"eval %b <&7 >&8 2>&9 7<&- 8>&- 9>&-\n_hr_end %b\n"
 _JOB_STARTED = re.compile(rb"^\[\d+\] \d+\n", re.MULTILINE)
 _NO_TERMINAL = re.compile(rb"bash: \[\d+: \d+ \(\d+\)\] tcsetattr: [^\n]*\n")
 _SIGNAL_NAMES = {
@@ -138,7 +140,7 @@ class Shell:
     async def _run(self, text: bytes, timeout_s: float, lost_before: bool) -> CommandResult:
         span = Span(self._last_pid)
         token = self._expect()
-        line = b"eval %b <&7 >&8 2>&9 7<&- 8>&- 9>&-\n_hr_end %b\n" % (text, token.encode())
+        line = (_IN_BASH if self._is_bash else _IN_SH) % (text, token.encode())
         timed_out = False
         try:
             self._write(line)
