@@ -149,7 +149,8 @@ def said(event: Event, tally: Tally) -> Iterator[Text]:
     match event:
         case RunStarted():
             done = f", {event.skipped} of them done already" if event.skipped else ""
-            yield Text(f"{event.planned} episodes planned{done}; policy {event.policy}")
+            plan = count(event.planned, "episode")
+            yield Text(f"{plan} planned{done}; policy {event.policy}")
             yield Text(f"sandboxes: {event.provider_reason}")
         case EpisodeFinished() if tally.planned <= LISTED_EPISODES:
             yield _outcome(event)
@@ -195,3 +196,8 @@ def duration(seconds: float) -> str:
     minutes, rest = divmod(int(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
+
+
+def count(number: int, what: str, plural: str = "s") -> str:
+    """`1 task`, `2 tasks`."""
+    return f"{number} {what}" if number == 1 else f"{number} {what}{plural}"

@@ -6,7 +6,7 @@ Rule: pure; a line is left out when it would say nothing.
 from collections.abc import Iterator
 from pathlib import Path
 
-from headrace.cli.progress import duration, rate
+from headrace.cli.progress import count, duration, rate
 from headrace.engine.summary import Summary
 
 
@@ -31,9 +31,10 @@ def _lines(summary: Summary, out: Path) -> Iterator[str]:
     sandbox = summary.sandbox
     if sandbox.started:
         start = f"{_ms(sandbox.start_p50_s)} p50, {_ms(sandbox.start_p99_s)} p99"
-        command = f"{_ms(sandbox.command_p50_s)} p50"
         started = count(sandbox.started, f"{sandbox.provider} sandbox", "es")
-        yield f"{started}: start {start}; command {command}"
+        if sandbox.command_p50_s is not None:
+            start += f"; command {_ms(sandbox.command_p50_s)} p50"
+        yield f"{started}: start {start}"
     if summary.owed:
         yield f"{count(summary.owed, 'episode')} owed: the same command again runs only those"
     yield f"see: headrace show {out}"
@@ -59,8 +60,3 @@ def _ms(seconds: float | None) -> str:
     if seconds is None:
         return "unknown"
     return f"{seconds * 1000:.2g} ms" if seconds < 0.0995 else f"{seconds:.2g} s"
-
-
-def count(number: int, what: str, plural: str = "s") -> str:
-    """`1 task`, `2 tasks`."""
-    return f"{number} {what}" if number == 1 else f"{number} {what}{plural}"

@@ -102,7 +102,8 @@ def _run(config: "RunConfig", out: Path) -> None:
     except runner.Interrupted as e:
         _report(e.summary, out)
         raise typer.Exit(INTERRUPTED) from None
-    except asyncio.CancelledError:  # stopped before the first episode or after the last
+    except asyncio.CancelledError:
+        typer.echo("stopped before the first episode; the same command starts again", err=True)
         raise typer.Exit(INTERRUPTED) from None
     except InfrastructureError:
         if (out / "summary.json").exists():

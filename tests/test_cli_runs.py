@@ -1,0 +1,115 @@
+"""Runs from the command line on real sandboxes: results, resuming, Ctrl-C."""
+
+import json
+import os
+import signal
+import subprocess
+import sysconfig
+from pathlib import Path
+
+import pytest
+
+from headrace.policies.server_command import vllm_build
+
+HEADRACE = Path(sysconfig.get_path("scripts")) / "headrace"
+ENV = {**os.environ, "COLUMNS": "80", "NO_COLOR": "1", "PYTHONUNBUFFERED": "1"}
+
+pytestmark = pytest.mark.timeout(240)
+
+
+def headrace(*arguments: str | Path) -> "subprocess.CompletedProcess[str]":
+    return subprocess.run(
+        [HEADRACE, *arguments], capture_output=True, text=True, timeout=200, env=ENV
+    )
+
+
+def evaluate(out: Path, provider: str, policy: str, *settings: str) -> list[str | Path]:
+    given = [f"sandbox.provider={provider}", 'tasks.include=["*/lock-key-file"]', *settings]
+    more = [part for setting in given for part in ("--set", setting)]
+    return ["eval", "--tasks", "first-steps", "--policy", policy, "--out", out, *more]
+
+
+def test_an_evaluation_prints_pass_at_k_and_writes_a_summary(provider: str, tmp_path: Path) -> None:
+    done = headrace(*evaluate(tmp_path / "r", provider, "oracle", "attempts=2"))
+    assert done.returncode == 0, done.stderr
+    assert "2 of 2 episodes over 1 task: 2 passed, 0 failed" in done.stdout
+    assert "pass@1 1.000  pass@2 1.000" in done.stdout
+    assert f"sandboxes: {provider}: as configured" in done.stderr
+    assert json.loads((tmp_path / "r" / "summary.json").read_text())["passed"] == 2
+
+
+def test_the_same_command_again_has_nothing_left_to_do(provider: str, tmp_path: Path) -> None:
+    command = evaluate(tmp_path / "r", provider, "noop")
+    first, second = headrace(*command), headrace(*command)
+    assert (first.returncode, second.returncode) == (0, 0), second.stderr
+    assert "1 episode planned, 1 of them done already" in second.stderr
+    assert "1 of 1 episodes over 1 task: 0 passed, 1 failed" in second.stdout
+
+
+def test_another_configuration_is_refused_with_the_difference(
+    provider: str, tmp_path: Path
+) -> None:
+    headrace(*evaluate(tmp_path / "r", provider, "noop"))
+    done = headrace(*evaluate(tmp_path / "r", provider, "noop", "limits.max_turns=3"))
+    assert done.returncode == 2
+    assert "limits.max_turns: stored 20, given 3" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_ctrl_c_ends_with_130_and_what_is_durable(provider: str, tmp_path: Path) -> None:
+    script = tmp_path / "script.toml"
+    script.write_text(
+        'commands = ["true"]\n[tasks."first-steps/lock-key-file"]\ncommands = ["sleep 100"]\n'
+    )
+    settings = (
+        f"policy.script={script}", 'tasks.include=["*/lock-key-file", "*/sort-scores"]',
+        "limits.command_timeout_s=100", "engine.grace_s=1",
+    )  # fmt: skip
+    with subprocess.Popen(
+        [HEADRACE, *evaluate(tmp_path / "r", provider, "scripted", *settings)],
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=ENV,
+    ) as process:  # fmt: skip
+        assert process.stderr is not None and process.stdout is not None
+        for line in process.stderr:
+            if line.startswith("fail  first-steps/sort-scores"):
+                break
+        process.send_signal(signal.SIGINT)
+        told, result = process.stderr.read(), process.stdout.read()
+        assert process.wait(timeout=60) == 130, told
+    assert "Traceback" not in told
+    assert "Ctrl-C: finishing what is nearly done; Ctrl-C again cancels at once" in told
+    assert "1 of 2 episodes over 1 task: 0 passed, 1 failed" in result
+    assert "1 episode owed: the same command again runs only those" in result
+
+
+@pytest.mark.vllm
+@pytest.mark.skipif(vllm_build() is None, reason="no vLLM is installed")
+def test_ctrl_c_before_the_first_episode_says_so(provider: str, tmp_path: Path) -> None:
+    with subprocess.Popen(
+        [HEADRACE, *evaluate(tmp_path / "r", provider, "vllm")],
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=ENV,
+    ) as process:  # fmt: skip
+        assert process.stderr is not None
+        for line in process.stderr:
+            if line.startswith("1 episode planned"):
+                break
+        process.send_signal(signal.SIGINT)
+        told = process.stderr.read()
+        assert process.wait(timeout=60) == 130, told
+    assert "Traceback" not in told
+    assert told.endswith("stopped before the first episode; the same command starts again\n")
+
+
+def test_a_missing_engine_is_refused(tmp_path: Path) -> None:
+    done = headrace(
+        *evaluate(tmp_path / "r", "docker", "noop", f"sandbox.docker_socket={tmp_path}/no.sock")
+    )
+    assert done.returncode == 2
+    assert "no Docker engine: there is no socket" in done.stderr
+    assert not (tmp_path / "r").exists()
+
+
+def test_a_missing_model_folder_is_refused(provider: str, tmp_path: Path) -> None:
+    done = headrace(*evaluate(tmp_path / "r", provider, "vllm", f"policy.model={tmp_path}/none"))
+    assert done.returncode == 2
+    assert f"policy.model: {tmp_path}/none: expected a model folder, found nothing" in done.stderr
