@@ -33,7 +33,7 @@ from headrace.sandbox.namespace_launch import (
 )
 from headrace.sandbox.namespace_process import inherited
 from headrace.sandbox.namespace_sandbox import NamespaceSandbox
-from headrace.sandbox.rootfs import base_folder, can_build
+from headrace.sandbox.rootfs import can_build
 from headrace.sandbox.scripts import INIT_PROGRAM
 from headrace.types import EnvironmentRecipe
 
@@ -50,10 +50,7 @@ Progress = Callable[[str], None]
 
 async def available() -> str | None:
     """None if this provider works here; else why not and what to do, in one sentence."""
-    reason = await in_thread(_try_start)
-    if reason is None and not base_folder().is_dir():
-        reason = can_build(base_folder())
-    return reason
+    return await in_thread(_try_start) or await in_thread(can_build)
 
 
 class NamespaceProvider:
@@ -254,13 +251,13 @@ def _has_subordinate_ids() -> bool:
 
 
 def _try_start() -> str | None:
-    """Start the real thing, with the host's own tree below and `true` as its only process."""
+    """Start the real thing, with the host's programs below and `true` as its only process."""
     try:
         here = _look()
     except (SandboxError, OSError) as e:
         return str(e)
     launch = Launch(
-        layers=(Path("/"),),
+        layers=(Path("/usr"),),  # of the root of the host, a user may not make a layer
         mount_point=here.mount_point,
         groups=(),
         env={},

@@ -16,7 +16,7 @@ import subprocess
 import tarfile
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 
 from headrace.aio import in_thread, run_shielded
@@ -47,6 +47,8 @@ BASE_PACKAGES = (
     "xz-utils",
     "zip",
 )
+SHARED_CACHE = Path("/var/cache/headrace")
+"""Where root may leave a tree for other users to copy."""
 _RECIPE = 1  # counts changes of how the tree is made
 _BUILD_TIMEOUT_S = 1800.0
 
@@ -63,14 +65,17 @@ def cache_folder() -> Path:
 
 
 def base_folder(cache: Path | None = None) -> Path:
-    """Where the base tree is, or will be."""
-    text = json.dumps([_RECIPE, BASE_SUITE, BASE_PACKAGES])
-    digest = hashlib.sha256(text.encode()).hexdigest()[:12]
-    return (cache or cache_folder()) / "rootfs" / f"base-{BASE_SUITE}-{digest}"
+    """Where this user's base tree is, or will be.
+
+    In a user namespace only files of this user can be changed, so a user has a copy of their own.
+    """
+    name = _base_name()
+    own = name if os.geteuid() == 0 else f"{name}-u{os.geteuid()}"
+    return (cache or cache_folder()) / "rootfs" / own
 
 
 async def ensure_base(progress: Progress | None = None, *, cache: Path | None = None) -> Path:
-    """The base tree, made by `debootstrap` if it is not there yet (about a minute).
+    """The base tree: made by `debootstrap` as root (about a minute), else copied from root's.
 
     Raises `ImageError` with what to do where it cannot be made.
     """
@@ -78,13 +83,18 @@ async def ensure_base(progress: Progress | None = None, *, cache: Path | None = 
     if folder.is_dir():
         return folder
     say = progress or (lambda line: None)
+    reason = can_build(cache)
+    if reason is not None:
+        raise ImageError(reason)
     async with lock(folder, say):
         if not folder.is_dir():
-            reason = can_build(folder)
-            if reason is not None:
-                raise ImageError(reason)
-            say(f"making the base root filesystem in {folder} (about a minute)")
-            await _debootstrap(folder, say)
+            source = _made_by_root(cache)
+            if source is not None:
+                say(f"copying the base root filesystem to {folder}")
+                await _copy(source, folder)
+            else:
+                say(f"making the base root filesystem in {folder} (about a minute)")
+                await _debootstrap(folder, say)
             say("the base root filesystem is ready")
     return folder
 
@@ -115,16 +125,49 @@ async def unpack_image(archive: Path, *, cache: Path | None = None) -> Path:
     return folder
 
 
-def can_build(folder: Path) -> str | None:
-    """None if the base tree can be made here; else why not and what to do."""
+def can_build(cache: Path | None = None) -> str | None:
+    """None if the base tree is there or can be made; else why not and what to do."""
+    if base_folder(cache).is_dir() or _made_by_root(cache) is not None:
+        return None
     if os.geteuid() != 0:
         return (
-            "the base root filesystem can only be made as root: run headrace once with sudo and"
-            f" HEADRACE_CACHE={folder.parent.parent}, or give an image archive (docker export)"
+            "the base root filesystem can only be made as root: run headrace once with"
+            f" sudo HEADRACE_CACHE={SHARED_CACHE} (it is copied from there), or name an image"
+            " archive (docker export) as the image"
         )
     if shutil.which("debootstrap") is None:
         return "debootstrap was not found: install it (apt-get install debootstrap)"
     return None
+
+
+def _base_name() -> str:
+    text = json.dumps([_RECIPE, BASE_SUITE, BASE_PACKAGES])
+    return f"base-{BASE_SUITE}-{hashlib.sha256(text.encode()).hexdigest()[:12]}"
+
+
+def _made_by_root(cache: Path | None) -> Path | None:
+    if os.geteuid() == 0:
+        return None
+    for place in (cache or cache_folder(), SHARED_CACHE):
+        with suppress(PermissionError):
+            if (place / "rootfs" / _base_name()).is_dir():
+                return place / "rootfs" / _base_name()
+    return None
+
+
+async def _copy(source: Path, folder: Path) -> None:
+    partial = folder.with_name(f"{folder.name}.partial-{os.getpid()}")
+    script = (
+        'mkdir -p "$2" && tar -C "$1" --exclude=./dev --exclude=./proc --ignore-failed-read'
+        ' -c -f - . | tar -C "$2" --no-same-owner --delay-directory-restore -x -f -'
+        ' && mkdir -p "$2/dev" "$2/proc"'
+    )
+    try:
+        command = ["sh", "-c", script, "sh", str(source), str(partial)]
+        await run_logged(command, lambda line: None, _BUILD_TIMEOUT_S)
+        partial.rename(folder)
+    finally:
+        await run_shielded(in_thread(shutil.rmtree, partial, True))
 
 
 async def _debootstrap(folder: Path, say: Progress) -> None:
