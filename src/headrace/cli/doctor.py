@@ -1,6 +1,7 @@
 """What this machine has for headrace, part by part, and what to do about each lack.
 
-Rule: it looks and changes nothing; one part that cannot be looked at is a finding and stops none
+Rule: it looks and changes nothing, but that the namespace provider is tried by starting one shell
+and on cgroup v2 headrace's own parent group is made if it may be; one part that cannot be looked at is a finding and stops none
 of the others. The facts come from the parts themselves, so that the doctor and a run agree.
 """
 
@@ -19,6 +20,7 @@ async def diagnose(folder: Path) -> list[Finding]:
     """Every finding; the sandboxes first, then the model, then the machine."""
     sandboxes = [await _safe("docker", _docker), await _safe("namespace", _namespace)]
     findings = list(judge_providers(sandboxes))
+    findings += [await _safe("base image", _base), await _safe("cgroups", _cgroups)]
     findings += [await _safe("vllm", _vllm), await _safe("weights", _weights)]
     return [*findings, *host_findings(folder)]
 
@@ -54,6 +56,33 @@ async def _namespace() -> Finding:
         who = "as root" if os.geteuid() == 0 else "with unprivileged user namespaces"
         return Finding(name="namespace", state="ok", found=f"bubblewrap over an overlay, {who}")
     return Finding(name="namespace", state="lack", found=reason)
+
+
+async def _base() -> Finding:
+    from headrace.sandbox.rootfs import base_folder, can_build
+
+    folder, reason = base_folder(), can_build()
+    if folder.is_dir():
+        return Finding(name="base image", state="ok", found=f"a root filesystem in {folder}")
+    if reason is None:
+        found = "not made yet; the first run that needs it makes it, in about a minute"
+        return Finding(name="base image", state="ok", found=found)
+    return Finding(name="base image", state="note", found=reason)
+
+
+async def _cgroups() -> Finding:
+    from headrace.sandbox.cgroups import detect
+
+    groups = detect()
+    if not groups.lacks:
+        found = f"version {groups.version}; limits of sandboxes can be set"
+        return Finding(name="cgroups", state="ok", found=found)
+    return Finding(
+        name="cgroups",
+        state="note",
+        found=f"version {groups.version}; cannot be set here: {', '.join(groups.lacks)}",
+        advice="namespace sandboxes fall back on rlimits; run as root or use Docker",
+    )
 
 
 async def _vllm() -> Finding:
