@@ -366,7 +366,8 @@ def test_the_doctor_speaks_of_every_part() -> None:
     done = headrace("doctor", "--json")
     found = json.loads(done.stdout)
     assert {finding["name"] for finding in found} >= {
-        "docker", "namespace", "base image", "cgroups", "vllm", "weights", "open files", "processes", "disk", "memory",
+        "docker", "namespace", "base image", "cgroups", "vllm", "weights",
+        "open files", "processes", "disk", "memory",
     }  # fmt: skip
     lacking = any(finding["state"] == "lack" for finding in found)
     assert done.returncode == (1 if lacking else 0)

@@ -1,8 +1,9 @@
 """What this machine has for headrace, part by part, and what to do about each lack.
 
 Rule: it looks and changes nothing, but that the namespace provider is tried by starting one shell
-and on cgroup v2 headrace's own parent group is made if it may be; one part that cannot be looked at is a finding and stops none
-of the others. The facts come from the parts themselves, so that the doctor and a run agree.
+and on cgroup v2 headrace's own parent group is made if it may be. One part that cannot be looked
+at is a finding and stops none of the others. The facts come from the parts themselves, so that
+the doctor and a run agree.
 """
 
 import os
