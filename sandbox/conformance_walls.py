@@ -183,6 +183,7 @@ class Close(Suite):
         async with self.open(episode=episode) as sandbox:
             await says(sandbox, f"bash -c 'sleep 1000; :' {episode} & (setsid sleep 1000 &)")
             await execute(sandbox, f"bash -c 'trap \"\" TERM; sleep 1000; :' {episode} &")
+            assert await self.leftovers(episode) != []  # or it would find nothing below either
         assert await self.leftovers(episode) == []
 
     async def test_nothing_is_left_when_the_block_is_cancelled_in_a_command(self) -> None:
