@@ -270,6 +270,7 @@ class Attempt:
             self._turns.append(
                 Turn(
                     text=action.text,
+                    uploads=action.uploads,
                     commands=action.commands,
                     results=tuple(results),
                     done=action.done,

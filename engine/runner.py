@@ -18,7 +18,7 @@ from headrace.engine.limits import combine
 from headrace.engine.meters import Meters
 from headrace.engine.reader import latest_episodes
 from headrace.engine.resume import episode_id, owed
-from headrace.engine.run_folder import RunFolder
+from headrace.engine.run_folder import RunFolder, read_manifest
 from headrace.engine.scheduler import Bounds
 from headrace.engine.shutdown import Shutdown, signals
 from headrace.engine.store import Store
@@ -256,6 +256,7 @@ def _policy(config: RunConfig, out: Path, tell: Callable[[str], None]) -> Policy
 
 def _recorded(run: Path) -> Callable[[str, int], Sequence[Turn]]:
     """The turns of a stored run by task digest and sample."""
+    read_manifest(run)  # refuses what is no run
     turns = {(e.task_digest, e.sample): e.turns for e in latest_episodes(run)}
 
     def find(task_digest: str, sample: int) -> Sequence[Turn]:

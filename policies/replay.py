@@ -1,6 +1,6 @@
 """The policy that repeats the commands of recorded episodes.
 
-Rule: the same commands in the same turns with the same deadlines as recorded for the same task
+Rule: the same files and commands in the same turns with the same deadlines as recorded for the same task
 (by digest) and sample; what the commands print now is not compared. It does not read run folders:
 the engine hands it what was recorded.
 """
@@ -8,8 +8,11 @@ the engine hands it what was recorded.
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 
+from msgspec import structs
+
 from headrace.errors import PolicyError
 from headrace.policies.listed import ListedSession
+from headrace.policies.oracle import TARGET
 from headrace.policies.version import version_of
 from headrace.types import Action, Task, Turn
 
@@ -36,7 +39,7 @@ class ReplayPolicy:
                 f"nothing recorded for task {task.name!r} (digest {task.digest[:12]}), "
                 f"sample {sample}: its files changed, or the recorded run never finished it"
             )
-        yield ListedSession([_repeat(turn) for turn in turns])
+        yield ListedSession([_repeat(turn, task) for turn in turns])
 
     async def __aenter__(self) -> "ReplayPolicy":
         return self
@@ -45,5 +48,11 @@ class ReplayPolicy:
         return None
 
 
-def _repeat(turn: Turn) -> Action:
-    return Action(text=turn.text, commands=turn.commands, done=turn.done)
+def _repeat(turn: Turn, task: Task) -> Action:
+    uploads = turn.uploads
+    if task.solution is not None:  # the recorded path may be another machine's
+        own = task.solution.path
+        uploads = tuple(
+            structs.replace(up, source=own) if up.target == TARGET else up for up in uploads
+        )
+    return Action(text=turn.text, uploads=uploads, commands=turn.commands, done=turn.done)

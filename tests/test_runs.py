@@ -117,15 +117,15 @@ async def test_an_agent_that_runs_out_of_time_is_still_verified(
 async def test_a_run_replayed_comes_to_the_same_verdicts(provider: str, tmp_path: Path) -> None:
     tasks = TasksConfig(limit=3)
     await runner.run(config(provider, OracleConfig(), tasks=tasks), tmp_path / "a")
-    script = ScriptedConfig(commands=("echo hello",))
-    await runner.run(config(provider, script, tasks=tasks), tmp_path / "b")
-    replay = ReplayConfig(run=str(tmp_path / "b"))
-    await runner.run(config(provider, replay, tasks=tasks), tmp_path / "c")
-    verdicts = [
-        {e.task: (e.verdict.reward, len(e.turns)) for e in episodes(tmp_path / name)}
-        for name in ("b", "c")
-    ]
-    assert verdicts[0] == verdicts[1]
+    replay = ReplayConfig(run=str(tmp_path / "a"))
+    await runner.run(config(provider, replay, tasks=tasks), tmp_path / "b")
+    rewards = [{e.task: e.verdict.reward for e in episodes(tmp_path / name)} for name in "ab"]
+    assert rewards[0] == rewards[1] == dict.fromkeys(rewards[0], 1.0)
+
+
+async def test_replaying_what_is_no_run_is_a_mistake_of_the_user(tmp_path: Path) -> None:
+    with pytest.raises(RunFolderError, match="not a run"):
+        await runner.run(RunConfig(policy=ReplayConfig(run="/nope")), tmp_path / "run")
 
 
 async def test_no_readable_task_is_a_mistake_of_the_user(tmp_path: Path) -> None:

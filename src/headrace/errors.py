@@ -71,9 +71,13 @@ class ProviderGone(SandboxError):
 class PolicyError(InfrastructureError):
     """A policy call failed for good (its own retries are spent)."""
 
+    retry = False
+
 
 class ServerGone(PolicyError):
     """The model server behind every call stopped answering; it may be started again."""
+
+    retry = True
 
 
 class ServerLost(ServerGone):

@@ -160,6 +160,7 @@ class Turn(Record, frozen=True, kw_only=True):
     """One policy call and what came of it."""
 
     text: str
+    uploads: tuple[Upload, ...] = ()
     commands: tuple[Command, ...] = ()
     results: tuple[CommandResult, ...] = ()
     """One for each command that ran; shorter than `commands` if the episode ended between."""
