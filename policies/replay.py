@@ -1,8 +1,8 @@
 """The policy that repeats the commands of recorded episodes.
 
-Rule: the same files and commands in the same turns with the same deadlines as recorded for the same
-task (by digest) and sample; what the commands print now is not compared. It does not read run folders:
-the engine hands it what was recorded.
+Rule: the same files and commands in the same turns with the same deadlines as recorded for the
+same task (by digest) and sample; what the commands print now is not compared. It does not read run
+folders: the engine hands it what was recorded.
 """
 
 from collections.abc import AsyncIterator, Callable, Sequence

@@ -19,19 +19,16 @@ from headrace.policies.protocols.reasoning import encodable, split_reasoning
 from headrace.policies.version import version_of
 from headrace.types import Command, CommandResult
 
-REVISION = 1
+REVISION = 2
 """Raised when the rules of reading or observing change."""
 DONE = "DONE"
 SHELLS = frozenset({"", "bash", "sh", "shell"})
 
 OPENING = """\
-You work in a Linux shell and solve the task below, one command block per answer:
-```bash
-ls -la
-```
-You then see what it printed. The shell keeps its directory and variables. Nothing can be typed \
-into a running program.
-When the task is solved and checked, answer with the line DONE and no block.
+You solve a task in a Linux shell. Answer with one block of shell commands, from ```bash to ```. \
+You then see what they printed, and answer again. The shell keeps its directory and variables. \
+Nothing can be typed into a running program. When the task is solved and checked, answer with the \
+line DONE and no block.
 
 Task:
 {instruction}"""
@@ -39,9 +36,11 @@ REMINDER = "Answer with one ```bash block, or with the line DONE when the task i
 
 GRAMMAR = r"""root ::= (thought "\n")? (block | "DONE")
 thought ::= [^`\n]{1,300}
-block ::= "```bash\n" (line "\n" "\n"?)+ "```"
+block ::= "```bash\n" command "\n" "\n"? (line "\n" "\n"?)* "```"
+command ::= [^`#\n \t] [^\n]*
 line ::= [^`\n] [^\n]*
 """
+"""A block begins with a command, not a comment: a small model left free fills blocks with those."""
 
 _FENCE = re.compile(r"[ ]{0,3}(`{3,})[ \t]*([^\s`]*)[^`]*")
 
