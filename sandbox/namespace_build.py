@@ -50,7 +50,12 @@ async def build(
                     progress(f"{plan.path}: line {step.line}: {step.text}")
                     await _make_layer(plan, step, image, layer, provider)
         image = Image(layers=(layer, *image.layers))
-    return Image(layers=image.layers, env=plan.env, workdir=plan.workdir, user=plan.user)
+    return Image(
+        layers=image.layers,
+        env={**base.env, **plan.env},
+        workdir=base.workdir if plan.workdir is None else plan.workdir,
+        user=base.user if plan.user is None else plan.user,
+    )
 
 
 async def _make_layer(

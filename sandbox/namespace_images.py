@@ -8,7 +8,7 @@ appears in the cache whole or not at all, so that the same step is never run twi
 import asyncio
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from headrace.aio import in_thread
 from headrace.errors import ImageError, SandboxError
@@ -94,12 +94,12 @@ class Images:
             if name in self._known:
                 return self._known[name]
             if _is_known(name):
-                layer = await ensure_base(self._progress, cache=self._cache)
+                image = Image(layers=(await ensure_base(self._progress, cache=self._cache),))
                 if name != BASE_IMAGE and name not in self._noted:
                     self._noted.add(name)
                     self._progress(f"{name} is taken to mean {BASE_IMAGE}")
             elif await in_thread(Path(name).is_file):
-                layer = await unpack_image(Path(name), cache=self._cache)
+                image = _of_archive(*await unpack_image(Path(name), cache=self._cache))
             else:
                 known = ", ".join((BASE_IMAGE, *ALIASES))
                 raise ImageError(
@@ -107,8 +107,8 @@ class Images:
                     f" known are {known} and paths of image archives (docker save, docker export)."
                     " Use one of these in FROM, or the docker provider"
                 )
-            self._known[name] = Image(layers=(layer,))
-            return self._known[name]
+            self._known[name] = image
+            return image
 
     def _folder(self) -> Path:
         return (self._cache or cache_folder()) / "layers"
@@ -116,3 +116,13 @@ class Images:
 
 def _is_known(name: str) -> bool:
     return name == BASE_IMAGE or name.removeprefix("docker.io/library/") in ALIASES
+
+
+def _of_archive(tree: Path, config: dict[str, Any]) -> Image:
+    env = dict(setting.split("=", 1) for setting in config.get("Env", []) if "=" in setting)
+    return Image(
+        layers=(tree,),
+        env=env,
+        workdir=config.get("WorkingDir", "/"),
+        user=config.get("User", ""),
+    )

@@ -69,8 +69,9 @@ class Plan(Record, frozen=True, kw_only=True):
     base: str
     steps: tuple[Step, ...]
     env: dict[str, str]
-    workdir: str
-    user: str
+    workdir: str | None
+    """None: the base image's; so is `user`."""
+    user: str | None
 
     def keys(self, base: Image) -> tuple[str, ...]:
         """Names of the layers in order: each a digest of its step and of all below."""
@@ -85,7 +86,7 @@ class Plan(Record, frozen=True, kw_only=True):
     def name(self, base: Image) -> str:
         """The name of the image: a digest of everything that goes into it."""
         last = self.keys(base)[-1:] or tuple(map(str, base.layers))
-        config = [json.dumps(self.env, sort_keys=True), self.workdir, self.user]
+        config = [json.dumps([self.env, self.workdir, self.user], sort_keys=True)]
         return f"headrace/build:{_digest([*last, *config])}"
 
 
@@ -119,6 +120,7 @@ class _Reader:
         self._shell: tuple[str, ...] = ("/bin/sh", "-c")
         self._workdir = "/"
         self._user = ""
+        self._named: set[str] = set()
         self._folders: list[str] = []
         self._steps: list[Step] = []
 
@@ -132,8 +134,8 @@ class _Reader:
             base=self._base,
             steps=tuple(self._steps),
             env=self._env,
-            workdir=self._workdir,
-            user=self._user,
+            workdir=self._workdir if "WORKDIR" in self._named else None,
+            user=self._user if "USER" in self._named else None,
         )
 
     def read(self, instruction: Instruction) -> None:
@@ -148,6 +150,7 @@ class _Reader:
         if reading is None:
             raise self._refused(instruction, f"this instruction is not understood here; {_ELSE}")
         reading(instruction)
+        self._named.add(name)
 
     def _read_from(self, instruction: Instruction) -> None:
         if self._base is not None:

@@ -18,6 +18,7 @@ from collections import deque
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
+from typing import IO, Any
 
 from headrace.aio import in_thread, run_shielded
 from headrace.errors import ImageError
@@ -110,19 +111,19 @@ def base_tar(folder: Path) -> Iterator[bytes]:
         raise ImageError(f"{folder} could not be packed: tar ended with {process.returncode}")
 
 
-async def unpack_image(archive: Path, *, cache: Path | None = None) -> Path:
-    """The tree of an image archive made by `docker save` or `docker export` (a tar, plain or .gz).
+async def unpack_image(archive: Path, *, cache: Path | None = None) -> tuple[Path, dict[str, Any]]:
+    """The tree and the configuration of an image archive: `docker save` or `docker export`.
 
-    As root the owners are kept; otherwise everything belongs to this user.
+    A tar, plain or compressed; an export has no configuration. As root the owners are kept;
+    otherwise everything belongs to this user.
     """
     digest = await in_thread(_archive_digest, archive)
     folder = (cache or cache_folder()) / "rootfs" / f"archive-{digest}"
-    if folder.is_dir():
-        return folder
     async with lock(folder, lambda line: None):
         if not folder.is_dir():
             await in_thread(_unpack_into, archive, folder)
-    return folder
+    config = await in_thread(folder.with_name(f"{folder.name}.json").read_bytes)
+    return folder, json.loads(config)
 
 
 def can_build(cache: Path | None = None) -> str | None:
@@ -261,13 +262,14 @@ def _unpack_into(archive: Path, folder: Path) -> None:
     partial.mkdir(parents=True)
     try:
         with tarfile.open(archive, "r:*") as tar:
-            names = set(tar.getnames())
-            if "manifest.json" in names:
-                _unpack_layers(tar, partial)
+            config = {}
+            if "manifest.json" in set(tar.getnames()):
+                config = _unpack_layers(tar, partial)
             else:
                 _unpack_layer(tar, partial)
         if not (partial / "bin").exists() and not (partial / "usr").exists():
             raise ImageError(f"{archive}: no root filesystem in it (no /bin, no /usr)")
+        folder.with_name(f"{folder.name}.json").write_text(json.dumps(config))
         partial.rename(folder)
     except (tarfile.TarError, OSError, KeyError, ValueError) as e:
         raise ImageError(f"{archive}: not a readable image archive: {e}") from e
@@ -275,14 +277,20 @@ def _unpack_into(archive: Path, folder: Path) -> None:
         shutil.rmtree(partial, ignore_errors=True)
 
 
-def _unpack_layers(tar: tarfile.TarFile, folder: Path) -> None:
-    listing = tar.extractfile("manifest.json")
-    assert listing is not None
-    for layer in json.load(listing)[0]["Layers"]:
-        content = tar.extractfile(layer)
-        assert content is not None
-        with tarfile.open(fileobj=content, mode="r:*") as inner:
+def _unpack_layers(tar: tarfile.TarFile, folder: Path) -> dict[str, Any]:
+    image = json.loads(_member(tar, "manifest.json").read())[0]
+    for layer in image["Layers"]:
+        with tarfile.open(fileobj=_member(tar, layer), mode="r:*") as inner:
             _unpack_layer(inner, folder)
+    found = json.loads(_member(tar, image["Config"]).read()).get("config") or {}
+    return {name: found[name] for name in ("Env", "WorkingDir", "User") if found.get(name)}
+
+
+def _member(tar: tarfile.TarFile, name: str) -> IO[bytes]:
+    content = tar.extractfile(name)
+    if content is None:
+        raise ValueError(f"{name} is no file")
+    return content
 
 
 def _unpack_layer(tar: tarfile.TarFile, folder: Path) -> None:
