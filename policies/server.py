@@ -18,7 +18,7 @@ from typing import BinaryIO, Self
 
 from headrace.aio import background, first_of, in_thread, run_shielded
 from headrace.configs.models import ServerConfig
-from headrace.errors import ConfigError, ServerGone
+from headrace.errors import ConfigError, ServerGone, ServerLost
 from headrace.policies.client import CompletionClient
 from headrace.policies.server_command import (
     KEEPER,
@@ -94,10 +94,12 @@ class VllmServer:
         await self._stack.aclose()
 
     async def ready(self) -> str:
-        """The base URL, once the server is up. `ServerGone` when it will not be up again."""
+        """The base URL, once the server is up. `ServerLost` when it will not be up again."""
         while not self._up.is_set():
             if self._over.is_set():
-                raise self._gone or ServerGone("vLLM was stopped with its run")
+                if isinstance(self._gone, ConfigError):
+                    raise self._gone
+                raise ServerLost(str(self._gone or "vLLM was stopped with its run"))
             await first_of(self._up, self._over)
         return self.base_url
 

@@ -15,7 +15,7 @@ from typing import Self
 
 from headrace.aio import in_thread
 from headrace.configs.models import VllmConfig
-from headrace.errors import ConfigError, PolicyError, ServerGone
+from headrace.errors import ConfigError, PolicyError, ServerGone, ServerLost
 from headrace.policies.base import Budget, Session, Stop
 from headrace.policies.client import Completion, CompletionClient, Model, Request
 from headrace.policies.protocols.base import AgentProtocol, Parsed
@@ -160,6 +160,9 @@ class VllmPolicy:
         except ServerGone as e:
             if self._server is not None and self._server.down:
                 raise ServerGone(self._server.down) from e
+            if self._server is None and not await self._client.healthy():
+                hint = "Start it again and give the same command: it goes on from here"
+                raise ServerLost(f"{e}. {hint}") from e
             raise
 
     def room(self, prompt: int, budget: Budget) -> int:
