@@ -6,7 +6,7 @@ import pytest
 
 from headrace.errors import ContractError
 from headrace.sandbox.base import Limits, Sandbox
-from headrace.sandbox.conformance_suite import Suite, mark, run, says
+from headrace.sandbox.conformance_suite import Suite, execute, mark, run, says
 
 MB = 1_000_000
 MARKERS = (
@@ -310,3 +310,16 @@ class ShellEnd(Suite):
         await run(sandbox, 'for fd in 0 1 2 3 4 5 6 7 8 9; do eval "exec $fd>&-"; done')
         result = await run(sandbox, "echo out; echo err >&2")
         assert (result.stdout, result.stderr) == (b"out\n", b"err\n")
+
+    async def test_without_bash_a_plain_shell_serves(self, sandbox: Sandbox) -> None:
+        await execute(sandbox, "rm -f /bin/bash /usr/bin/bash")
+        await run(sandbox, "exit")
+        assert await says(sandbox, "cd /tmp; kept=1; echo [$BASH_VERSION]") == "[]\n"
+        late = await run(sandbox, "late=2; sleep 1000", timeout_s=0.5)
+        assert (late.timed_out, late.shell_lost) == (True, False)
+        assert await says(sandbox, "pwd; echo $kept $late") == "/tmp\n1 2\n"
+        assert (await run(sandbox, "if true; then")).exit_code not in (0, None)
+        result = await run(sandbox, "echo out; echo err >&2; cat; (exit 4)")
+        assert (result.exit_code, result.stdout, result.stderr) == (4, b"out\n", b"err\n")
+        assert (await run(sandbox, "exit 3")).shell_lost
+        assert await says(sandbox, "echo next") == "next\n"

@@ -69,6 +69,7 @@ hr_keep() { # USER WORKDIR
   while hr_go; do
     (
       cd -- "$2" || cd /
+      hash -r # bash may have come or gone since the last shell
       if command -v bash >/dev/null; then
         hr_as "$1" bash --norc --noprofile --noediting -i
       fi
