@@ -144,8 +144,11 @@ class Shell:
         timed_out = False
         try:
             self._write(line)
-            async with asyncio.timeout(timeout_s):
-                await self._ended(token)
+            if self._is_bash:
+                await self._latch.wait_for(timeout_s)
+            else:
+                async with asyncio.timeout(timeout_s):
+                    await self._asked_again(token)
         except TimeoutError:
             timed_out = True
             await run_shielded(self._interrupt(span))
@@ -176,12 +179,11 @@ class Shell:
             duration_s=duration_s,
         )
 
-    async def _ended(self, token: str) -> None:
+    async def _asked_again(self, token: str) -> None:
         wait_s = RESEND_S
-        while not self._is_bash and not self._latch.is_set:
+        while not self._latch.is_set:
             try:
-                async with asyncio.timeout(wait_s):
-                    await self._latch.wait()
+                await self._latch.wait_for(wait_s)
             except TimeoutError:
                 self._write(f"_hr_end {token}\n".encode())
                 wait_s = min(2 * wait_s, 5.0)
@@ -223,8 +225,7 @@ class Shell:
         token = self._expect(fresh=False)
         self._write(f"\n_hr_end {token}\n".encode())
         try:
-            async with asyncio.timeout(ROUND_S):
-                await self._latch.wait()
+            await self._latch.wait_for(ROUND_S)
         except TimeoutError:
             return False
         return True
