@@ -21,6 +21,7 @@ GRACE_S = 8.0
 """From asking the server to end to ending it."""
 _SETTLE_S = 1.0
 """For the server's children, after it has ended by itself."""
+_LOOK_EVERY_S = 5.0
 _PR_SET_PDEATHSIG = 1
 _PR_SET_CHILD_SUBREAPER = 36
 
@@ -68,10 +69,10 @@ def _reap() -> None:
             pass
 
 
-def _end_everything(settle_s: float) -> None:
+def _end_everything(settle_s: float, shared: set[str]) -> None:
     """Kill what is left below us, after letting it end by itself for `settle_s`."""
     me = os.getpid()
-    shared = _shared_memory(_descendants(me))
+    shared |= _shared_memory(_descendants(me))
     deadline = time.monotonic() + settle_s
     while _descendants(me) and time.monotonic() < deadline:
         _reap()
@@ -88,10 +89,15 @@ def _end_everything(settle_s: float) -> None:
             os.unlink(path)
 
 
-def _wait(server: "subprocess.Popen[bytes]", wakeup: int) -> bool:
-    """True when the server ended by itself, False when it is to be ended."""
+def _wait(server: "subprocess.Popen[bytes]", wakeup: int, shared: set[str]) -> bool:
+    """True when the server ended by itself, False when it is to be ended.
+
+    Keeps in `shared` what its processes share: once they are dead nobody can tell.
+    """
     while True:
-        ready, _, _ = select.select([0, wakeup], [], [])
+        ready, _, _ = select.select([0, wakeup], [], [], _LOOK_EVERY_S)
+        if not ready:
+            shared |= _shared_memory(_descendants(os.getpid()))
         if wakeup in ready:
             signals = os.read(wakeup, 64)
             if server.poll() is not None:
@@ -128,14 +134,15 @@ def main(scratch: str, command: list[str]) -> None:
             preexec_fn=_die_with_parent,
         )
         _tell(server.pid)
-        ended = _wait(server, wakeup)
-        if not ended:
+        shared: set[str] = set()
+        if not _wait(server, wakeup, shared):
+            shared |= _shared_memory(_descendants(os.getpid()))
             server.terminate()
             with contextlib.suppress(subprocess.TimeoutExpired):
                 server.wait(GRACE_S)
         if server.poll() is not None:
             _tell(server.returncode)  # at once: what is left of it takes a while to end
-        _end_everything(_SETTLE_S)
+        _end_everything(_SETTLE_S, shared)
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
 

@@ -482,6 +482,7 @@ def test_a_killed_server_fails_the_calls_in_flight_and_is_started_again(
     async def kill_in_mid_call() -> None:
         server = host.policy.server
         assert server is not None
+        leaked_before = leaked_memory()
         session = os.getsid(server.pid)
         with pytest.raises(ExceptionGroup) as failed:
             async with asyncio.TaskGroup() as group:
@@ -494,6 +495,7 @@ def test_a_killed_server_fails_the_calls_in_flight_and_is_started_again(
         assert action.text
         assert server.restarts == 1
         assert session_members(session) == []  # of the first server
+        assert leaked_memory() <= leaked_before
 
     host.run(kill_in_mid_call(), timeout_s=250)
 
