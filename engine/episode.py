@@ -12,8 +12,6 @@ from contextlib import AsyncExitStack
 from typing import Protocol
 
 import msgspec
-from headrace.policies.transcript import Transcript
-from headrace.sandbox.archive import upload
 
 from headrace.engine.limits import (
     EpisodeLimits,
@@ -25,6 +23,8 @@ from headrace.engine.limits import (
 )
 from headrace.errors import InfrastructureError, PolicyError, SandboxError, ServerGone
 from headrace.policies.base import Policy, Session, Stop
+from headrace.policies.transcript import Transcript
+from headrace.sandbox.archive import upload
 from headrace.sandbox.base import Limits, Provider, Sandbox, SandboxSpec
 from headrace.types import (
     Action,
