@@ -136,7 +136,7 @@ class NamespaceProvider:
 
     async def sweep(self) -> list[str]:
         """See `Provider.sweep`."""
-        return await in_thread(leases.sweep)
+        return [*await in_thread(leases.sweep), *await self._images.sweep()]
 
     async def _discard(self, sandbox: NamespaceSandbox, claim: "_Claim") -> None:
         try:

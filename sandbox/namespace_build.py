@@ -76,7 +76,7 @@ async def _make_layer(
             raise ImageError(f"{where}: {e}") from e
         await in_thread(_keep, upper, layer)
     finally:
-        await run_shielded(in_thread(_remove, partial))
+        await run_shielded(in_thread(remove_partial, partial))
 
 
 async def _do(step: Step, sandbox: "NamespaceSandbox", where: str) -> None:
@@ -138,7 +138,8 @@ def _keep(upper: Path, layer: Path) -> None:
     upper.rename(layer)
 
 
-def _remove(partial: Path) -> None:
+def remove_partial(partial: Path) -> None:
+    """Remove a layer in the making, or what a dead builder left of it."""
     work = partial / "work" / "work"  # the kernel makes it without any permission
     if work.is_dir():
         work.chmod(0o700)

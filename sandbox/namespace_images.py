@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 from headrace.aio import in_thread
 from headrace.errors import ImageError, SandboxError
-from headrace.sandbox.namespace_build import build
+from headrace.sandbox.leases import owner_of
+from headrace.sandbox.namespace_build import build, remove_partial
 from headrace.sandbox.namespace_plan import Image, plan
 from headrace.sandbox.rootfs import BASE_IMAGE, cache_folder, ensure_base, unpack_image
 from headrace.types import EnvironmentRecipe
@@ -89,6 +90,10 @@ class Images:
                     raise
         return name
 
+    async def sweep(self) -> list[str]:
+        """Remove half-made trees and layers of builders that are gone; a line for each."""
+        return await in_thread(_sweep, self._cache or cache_folder())
+
     async def _named(self, name: str) -> Image:
         async with self._locks.setdefault(f"named {name}", asyncio.Lock()):
             if name in self._known:
@@ -126,3 +131,13 @@ def _of_archive(tree: Path, config: dict[str, Any]) -> Image:
         workdir=config.get("WorkingDir", "/"),
         user=config.get("User", ""),
     )
+
+
+def _sweep(cache: Path) -> list[str]:
+    lines = []
+    for partial in (*cache.glob("rootfs/*.partial-*"), *cache.glob("layers/.*-*")):
+        builder = partial.name.rpartition("-")[2]
+        if builder.isdigit() and owner_of(int(builder)) is None:
+            remove_partial(partial)
+            lines.append(f"half-made {partial} (its builder, process {builder}, is gone)")
+    return lines

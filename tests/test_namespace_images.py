@@ -1,5 +1,7 @@
 """Images of the namespace provider: Dockerfiles built for real, layer by layer."""
 
+import asyncio
+import os
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -197,3 +199,17 @@ async def test_a_public_debian_is_taken_as_the_base_and_said_so_once(
     assert [line for line in lines if "is taken to mean" in line] == [
         f"debian:bookworm-slim is taken to mean {BASE_IMAGE}"
     ]
+
+
+async def test_half_made_layers_of_a_dead_builder_are_swept(
+    provider: NamespaceProvider, tmp_path: Path
+) -> None:
+    dead = await asyncio.create_subprocess_exec("true")
+    await dead.wait()
+    left = tmp_path / "cache" / "layers" / f".abc-{dead.pid}"
+    mine = tmp_path / "cache" / "layers" / f".def-{os.getpid()}"
+    for folder in (left, mine):
+        (folder / "work" / "work").mkdir(parents=True)
+    lines = [line for line in await provider.sweep() if str(tmp_path) in line]
+    assert len(lines) == 1 and str(left) in lines[0]
+    assert mine.is_dir() and not left.exists()
