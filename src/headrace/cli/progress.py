@@ -31,6 +31,8 @@ from headrace.engine.events import (
 Clock = Callable[[], float]
 
 PLAIN_EVERY_S = 5.0
+PREPARING_EVERY_S = 2.0
+"""Between two different steps of preparation; a package manager says hundreds of things."""
 LISTED_EPISODES = 60
 """Up to so many planned episodes each one gets its own line; beyond that they are counted."""
 LISTED_RETRIES = 5
@@ -56,6 +58,7 @@ class PlainProgress:
         self._clock = clock
         self._every_s = every_s
         self._last_s = clock()
+        self._prepared_s = clock()
         self._last_what = ""
 
     def __call__(self, event: Event) -> None:
@@ -72,9 +75,10 @@ class PlainProgress:
             self._print(Text(status(self.tally, self.tally.rates(now_s))))
 
     def _prepare(self, event: Preparing, now_s: float) -> None:
-        if event.what == self._last_what and now_s - self._last_s < self._every_s:
+        every_s = self._every_s if event.what == self._last_what else PREPARING_EVERY_S
+        if self._last_what and event.fraction != 1.0 and now_s - self._prepared_s < every_s:
             return
-        self._last_s, self._last_what = now_s, event.what
+        self._prepared_s, self._last_what = now_s, event.what
         share = f" {event.fraction:.0%}" if event.fraction is not None else ""
         self._print(Text(event.what + share))
 
