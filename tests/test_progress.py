@@ -216,11 +216,16 @@ def test_a_large_run_does_not_list_its_episodes() -> None:
     assert len(plain((0, started(1000)), (0, ended("a")))) == 2
 
 
+def test_quick_steps_of_preparation_are_not_all_said() -> None:
+    steps = [(0.01, Preparing(what=f"package {i}")) for i in range(500)]
+    assert len(plain(*steps)) == 3
+
+
 def test_what_is_prepared_is_said_once_until_it_changes() -> None:
     lines = plain(
         (0, Preparing(what="weights", fraction=0.0)),
         (0.1, Preparing(what="weights", fraction=0.1)),
-        (9, Preparing(what="weights", fraction=0.5)), (0.1, Preparing(what="server")),
+        (9, Preparing(what="weights", fraction=0.5)), (2.1, Preparing(what="server")),
     )  # fmt: skip
     assert lines == ["weights 0%", "weights 50%", "server"]
 
