@@ -9,9 +9,11 @@ but health checks.
 import asyncio
 import os
 import re
+import shutil
 import signal
 import sys
 import tempfile
+import time
 from contextlib import AsyncExitStack, suppress
 from pathlib import Path
 from typing import BinaryIO, Self
@@ -29,6 +31,7 @@ from headrace.policies.server_command import (
     server_environment,
     vllm_build,
 )
+from headrace.policies.server_keeper import shared_memory
 from headrace.policies.weights import OnProgress, silent
 
 _POLL_S = 0.2
@@ -137,7 +140,7 @@ class VllmServer:
         finally:
             self._up.clear()
             self.pid = None
-            await run_shielded(_stop(process))
+            await run_shielded(_stop(process, self._scratch))
         return not was_up
 
     async def _spawn(self) -> asyncio.subprocess.Process:
@@ -145,6 +148,7 @@ class VllmServer:
         host = f"[{self._config.host}]" if ":" in self._config.host else self._config.host
         self.base_url = f"http://{host}:{port}"
         scratch = Path(await in_thread(lambda: tempfile.mkdtemp(prefix="headrace-vllm-")))
+        self._scratch = scratch
         command = server_arguments(
             self._config,
             device=self.device,
@@ -169,7 +173,7 @@ class VllmServer:
         try:
             self.pid = await _server_pid(process)
         except BaseException:
-            await run_shielded(_stop(process))
+            await run_shielded(_stop(process, self._scratch))
             raise
         return process
 
@@ -201,7 +205,11 @@ class VllmServer:
 
     async def _died(self, ended: "asyncio.Task[int | None]", when: str) -> ServerGone:
         code = ended.result()
-        how = f"signal {-code}" if code is not None and code < 0 else f"exit code {code}"
+        how = f"exit code {code}"
+        if code is None:
+            how = "its keeper was killed"
+        elif code < 0:
+            how = f"signal {-code}"
         return ServerGone(f"vLLM {when} ({how}). {await in_thread(self._log_end)}")
 
     # --- the log ---
@@ -247,8 +255,8 @@ async def _exit_code(process: asyncio.subprocess.Process) -> int | None:
     return int(line) if line else None
 
 
-async def _stop(process: asyncio.subprocess.Process) -> None:
-    """End the server by closing its keeper's lifeline, and the keeper itself if it hangs."""
+async def _stop(process: asyncio.subprocess.Process, scratch: Path) -> None:
+    """End the server by closing its keeper's lifeline; see to it ourselves if the keeper cannot."""
     assert process.stdin is not None
     process.stdin.close()
     try:
@@ -256,5 +264,32 @@ async def _stop(process: asyncio.subprocess.Process) -> None:
             await process.wait()
     except TimeoutError:
         with suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
+            process.kill()
         await process.wait()
+    await in_thread(_end_session, process.pid)
+    await in_thread(lambda: shutil.rmtree(scratch, ignore_errors=True))
+
+
+def _end_session(session: int) -> None:
+    """Kill whatever is left of the session that the keeper led; nothing, if the keeper lived."""
+    shared: set[str] = set()
+    deadline = time.monotonic() + _STOP_S
+    while (left := _session_members(session)) and time.monotonic() < deadline:
+        for process in left:
+            shared |= shared_memory(process)
+            with suppress(ProcessLookupError):
+                os.kill(int(process.name), signal.SIGKILL)
+        time.sleep(_POLL_S / 10)
+    for path in shared:
+        with suppress(OSError):
+            os.unlink(path)
+
+
+def _session_members(session: int) -> list[Path]:
+    found: list[Path] = []
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        with suppress(OSError, IndexError, ValueError):
+            fields = stat.read_text().rpartition(")")[2].split()
+            if int(fields[3]) == session and fields[0] != "Z":
+                found.append(stat.parent)
+    return found

@@ -51,16 +51,19 @@ def _descendants(pid: int) -> list[int]:
     return found
 
 
-def _shared_memory(pids: list[int]) -> set[str]:
-    """Files in /dev/shm that only these processes can want; killed, they do not remove them."""
+def shared_memory(process: "str | os.PathLike[str]") -> set[str]:
+    """Files in /dev/shm that a process (its folder in /proc) has open and a SIGKILL would leave."""
     names: set[str] = set()
-    for pid in pids:
-        with contextlib.suppress(OSError), open(f"/proc/{pid}/maps") as maps:
-            for line in maps:
-                path = line.rstrip().rpartition(" ")[2]
-                if path.startswith(("/dev/shm/psm_", "/dev/shm/sem.mp-")):
-                    names.add(path)
+    with contextlib.suppress(OSError), open(f"{os.fspath(process)}/maps") as maps:
+        for line in maps:
+            path = line.rstrip().rpartition(" ")[2]
+            if path.startswith(("/dev/shm/psm_", "/dev/shm/sem.mp-")):
+                names.add(path)
     return names
+
+
+def _shared_below() -> set[str]:
+    return {name for pid in _descendants(os.getpid()) for name in shared_memory(f"/proc/{pid}")}
 
 
 def _reap() -> None:
@@ -72,7 +75,7 @@ def _reap() -> None:
 def _end_everything(settle_s: float, shared: set[str]) -> None:
     """Kill what is left below us, after letting it end by itself for `settle_s`."""
     me = os.getpid()
-    shared |= _shared_memory(_descendants(me))
+    shared |= _shared_below()
     deadline = time.monotonic() + settle_s
     while _descendants(me) and time.monotonic() < deadline:
         _reap()
@@ -97,7 +100,7 @@ def _wait(server: "subprocess.Popen[bytes]", wakeup: int, shared: set[str]) -> b
     while True:
         ready, _, _ = select.select([0, wakeup], [], [], _LOOK_EVERY_S)
         if not ready:
-            shared |= _shared_memory(_descendants(os.getpid()))
+            shared |= _shared_below()
         if wakeup in ready:
             signals = os.read(wakeup, 64)
             if server.poll() is not None:
@@ -136,7 +139,7 @@ def main(scratch: str, command: list[str]) -> None:
         _tell(server.pid)
         shared: set[str] = set()
         if not _wait(server, wakeup, shared):
-            shared |= _shared_memory(_descendants(os.getpid()))
+            shared |= _shared_below()
             server.terminate()
             with contextlib.suppress(subprocess.TimeoutExpired):
                 server.wait(GRACE_S)

@@ -463,6 +463,26 @@ def test_a_killed_parent_leaves_no_server_behind(
     assert session_members(session) == []
 
 
+async def test_a_killed_keeper_leaves_no_server_behind(
+    server: Callable[..., VllmServer],
+) -> None:
+    killed: list[int] = []
+
+    def watch(what: str, _: float | None) -> None:
+        if "loading weights" in what and not killed:
+            assert starting.pid is not None
+            killed.append(os.getsid(starting.pid))
+            assert len(session_members(killed[0])) >= 4
+            os.kill(killed[0], signal.SIGKILL)
+
+    starting = server(on_progress=watch)
+    with pytest.raises(ServerGone, match=r"did not start \(its keeper was killed\)"):
+        async with starting:
+            raise AssertionError("it started")
+    assert killed
+    assert session_members(killed[0]) == []
+
+
 # --- a server that dies; the last tests, for the shared one does not survive them ---
 
 
