@@ -38,6 +38,7 @@ _POLL_S = 0.2
 _KEEPER_START_S = 20.0
 _STOP_S = 20.0
 """For the keeper: it asks, waits 8 s, ends what is left."""
+_SETTLE_S = 2.0
 _TAIL_LINES = 12
 _TAIL_CHARS = 3000
 _PHASES = (
@@ -273,12 +274,14 @@ async def _stop(process: asyncio.subprocess.Process, scratch: Path) -> None:
 def _end_session(session: int) -> None:
     """Kill whatever is left of the session that the keeper led; nothing, if the keeper lived."""
     shared: set[str] = set()
-    deadline = time.monotonic() + _STOP_S
-    while (left := _session_members(session)) and time.monotonic() < deadline:
+    begun = time.monotonic()
+    while (left := _session_members(session)) and time.monotonic() < begun + _STOP_S:
         for process in left:
             shared |= shared_memory(process)
-            with suppress(ProcessLookupError):
-                os.kill(int(process.name), signal.SIGKILL)
+            # dying by themselves, its processes' helpers remove what they shared
+            if time.monotonic() > begun + _SETTLE_S:
+                with suppress(ProcessLookupError):
+                    os.kill(int(process.name), signal.SIGKILL)
         time.sleep(_POLL_S / 10)
     for path in shared:
         with suppress(OSError):
