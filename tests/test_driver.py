@@ -46,7 +46,7 @@ LIMITS = EpisodeLimits(
 def passing_tests(command: str) -> bytes:
     """What a sandbox answers to the verifier when the tests wrote a reward."""
     if "headrace-ready" in command:
-        return b"headrace-ready\n"
+        return b"headrace-ready\nheadrace-brought\n"
     return b"file /logs/verifier/reward.txt\n--\n" if "tail -c" in command else b""
 
 

@@ -13,8 +13,9 @@ as root.
 import time
 from pathlib import Path
 
+from headrace.aio import in_thread
 from headrace.errors import SandboxError
-from headrace.sandbox.archive import upload
+from headrace.sandbox.archive import TRANSFER_TIMEOUT_S, pack, unpack
 from headrace.sandbox.base import Sandbox
 from headrace.types import Record, Task, TestOutcome, Verdict, VerdictFault
 from headrace.verifiers.outcomes import from_ctrf, from_pytest
@@ -31,6 +32,8 @@ STEP_TIMEOUT_S = 60.0
 LOG_BYTES = 1 << 20
 """Of the end of the verifier's output: read for outcomes."""
 TAIL_CHARS = 4000
+SMALL_KB = 128
+"""Files below it come with the inspection; a larger one is read by itself."""
 MAX_REPORT_BYTES = 8 << 20
 
 _LOG = "/logs/verifier/test-stdout.txt"
@@ -42,21 +45,30 @@ _REPORTS = (
     "/tests/ctrf-report.json",
 )
 _MADE_READY = "headrace-ready"
+_BROUGHT = "headrace-brought"
 
 _PREPARE = f"""\
 cd /
 if [ -L /logs/verifier ] || [ ! -d /logs/verifier ]; then rm -rf /logs/verifier; fi
 rm -rf /tests {_JSON} {_TXT} {_LOG} {" ".join(_REPORTS)} &&
 mkdir -p /logs/verifier /tests && chmod 777 /logs/verifier &&
-command -v tar > /dev/null && echo {_MADE_READY}
+command -v tar > /dev/null && echo {_MADE_READY} &&
+tar -x -o -f - -C /tests && chmod +x /tests/test.sh && echo {_BROUGHT}
 """
+"""Reads the tests as a tar archive from stdin: one process tree for the whole step."""
 _INSPECT = f"""\
+set --
 for f in {_JSON} {_TXT} {" ".join(_REPORTS)}; do
-  if [ -f $f ]; then echo file $f; elif [ -e $f ] || [ -L $f ]; then echo other $f; fi
+  if [ -f $f ]; then
+    echo file $f
+    [ -L $f ] || set -- "$@" $f
+  elif [ -e $f ] || [ -L $f ]; then echo other $f; fi
 done
 echo --
-if [ -f {_LOG} ]; then tail -c {LOG_BYTES} {_LOG}; fi
+[ $# -eq 0 ] || tar -c -f - $(find "$@" -size -{SMALL_KB}k) 2> /dev/null
+if [ -f {_LOG} ]; then tail -c {LOG_BYTES} {_LOG} >&2; fi
 """
+"""Prints what is there, then the small files as a tar archive; the log's end goes to stderr."""
 
 
 class _Left(Record, frozen=True, kw_only=True):
@@ -64,6 +76,8 @@ class _Left(Record, frozen=True, kw_only=True):
 
     kinds: dict[str, str]
     """`file` or `other`, by path; absent ones are not in it."""
+    small: dict[str, bytes]
+    """Contents by path, where they came with the inspection."""
     log: str
 
 
@@ -73,10 +87,9 @@ class HarborVerifier:
     async def verify(self, task: Task, sandbox: Sandbox) -> Verdict:
         """Bring the tests, run them, read what they left. Raises only `InfrastructureError`."""
         begun = time.monotonic()
-        unusable = await _prepare(sandbox)
+        unusable = await _bring(task, sandbox)
         if unusable is not None:
             return _faulty(unusable, time.monotonic() - begun)
-        await upload(sandbox, task.verifier.tests, "/tests")
         timed_out = await _run_tests(task, sandbox)
         left = await _inspect(sandbox)
         tests = await _outcomes(sandbox, left)
@@ -112,32 +125,28 @@ def _faulty(
     )
 
 
-async def _prepare(sandbox: Sandbox) -> str | None:
-    """Remove what is stale and make the folders; why the tests cannot be brought, or None."""
-    result = await sandbox.exec(_PREPARE, timeout_s=STEP_TIMEOUT_S)
-    if _MADE_READY.encode() in result.stdout:
+async def _bring(task: Task, sandbox: Sandbox) -> str | None:
+    """Remove what is stale and put the tests there; why they cannot be brought, or None."""
+    tests = await in_thread(pack, task.verifier.tests)
+    result = await sandbox.exec(_PREPARE, timeout_s=TRANSFER_TIMEOUT_S, stdin=tests)
+    if _BROUGHT.encode() in result.stdout:
         return None
     if result.timed_out:
-        raise SandboxError(f"the sandbox did not answer within {STEP_TIMEOUT_S:.0f} s")
+        raise SandboxError(f"the sandbox did not answer within {TRANSFER_TIMEOUT_S:.0f} s")
     said = result.stderr.decode("utf-8", "replace").strip()[-300:] or f"exit {result.exit_code}"
+    if _MADE_READY.encode() in result.stdout:
+        raise SandboxError(f"{task.verifier.tests} could not be put into /tests: {said}")
     return f"sandbox_unusable: the tests cannot be brought: {said}"
 
 
 async def _run_tests(task: Task, sandbox: Sandbox) -> bool:
     """Run test.sh to its end or its deadline; True at the deadline."""
-    make_executable = "chmod +x /tests/test.sh"
-    run = f"({_start(task)}) > {_LOG} 2>&1"
-    user = task.verifier.user
-    if user is None:
-        run = f"{make_executable}; {run}"
-    else:
-        await sandbox.exec(make_executable, timeout_s=STEP_TIMEOUT_S)
     result = await sandbox.exec(
-        run,
+        f"({await in_thread(_start, task)}) > {_LOG} 2>&1",
         timeout_s=task.verifier.timeout_s,
         workdir=task.environment.workdir,
         env={**task.environment.env, **task.verifier.env},
-        user=user,
+        user=task.verifier.user,
     )
     return result.timed_out
 
@@ -157,12 +166,27 @@ async def _inspect(sandbox: Sandbox) -> _Left:
     )
     if result.timed_out:
         raise SandboxError(f"the sandbox did not answer within {STEP_TIMEOUT_S:.0f} s")
-    head, _, log = result.stdout.partition(b"--\n")
+    head, _, archive = result.stdout.partition(b"--\n")
     kinds = {}
     for line in head.decode("utf-8", "replace").split("\n"):
         kind, _, path = line.partition(" ")
         kinds[path] = kind
-    return _Left(kinds=kinds, log=log.decode("utf-8", "replace"))
+    return _Left(
+        kinds=kinds, small=_small_files(archive), log=result.stderr.decode("utf-8", "replace")
+    )
+
+
+def _small_files(archive: bytes) -> dict[str, bytes]:
+    """By absolute path; empty when the archive is none, as when a file changed under it."""
+    try:
+        return {f"/{name.lstrip('/')}": data for name, data in unpack(archive).items()}
+    except SandboxError:
+        return {}
+
+
+async def _content(sandbox: Sandbox, left: _Left, path: str, max_bytes: int) -> bytes:
+    small = left.small.get(path)
+    return await sandbox.read(path, max_bytes=max_bytes) if small is None else small
 
 
 async def _reward(sandbox: Sandbox, left: _Left) -> Rewards | RewardFault:
@@ -173,7 +197,7 @@ async def _reward(sandbox: Sandbox, left: _Left) -> Rewards | RewardFault:
         if left.kinds[path] != "file":
             return RewardFault(kind="reward_unparsable", detail=f"{name} is no regular file")
         try:
-            return reader(await sandbox.read(path, max_bytes=MAX_BYTES))
+            return reader(await _content(sandbox, left, path, MAX_BYTES))
         except OverflowError:
             detail = f"{name} is larger than {MAX_BYTES} bytes"
             return RewardFault(kind="reward_unparsable", detail=detail)
@@ -191,7 +215,7 @@ async def _outcomes(sandbox: Sandbox, left: _Left) -> tuple[TestOutcome, ...]:
         if left.kinds.get(path) != "file":
             continue
         try:
-            tests = from_ctrf(await sandbox.read(path, max_bytes=MAX_REPORT_BYTES))
+            tests = from_ctrf(await _content(sandbox, left, path, MAX_REPORT_BYTES))
         except (OverflowError, FileNotFoundError, IsADirectoryError):
             continue
         if tests:
