@@ -22,7 +22,11 @@ async def diagnose(folder: Path) -> list[Finding]:
     sandboxes = [await _safe("docker", _docker), await _safe("namespace", _namespace)]
     findings = list(judge_providers(sandboxes))
     findings += [await _safe("base image", _base), await _safe("cgroups", _cgroups)]
-    findings += [await _safe("vllm", _vllm), await _safe("weights", _weights)]
+    findings += [
+        await _safe("gpu", _gpu),
+        await _safe("vllm", _vllm),
+        await _safe("weights", _weights),
+    ]
     return [*findings, *host_findings(folder)]
 
 
@@ -84,6 +88,15 @@ async def _cgroups() -> Finding:
         found=f"version {groups.version}; cannot be set here: {', '.join(groups.lacks)}",
         advice="namespace sandboxes fall back on rlimits; run as root or use Docker",
     )
+
+
+async def _gpu() -> Finding:
+    from headrace.policies.server_command import has_gpu
+
+    if has_gpu():
+        return Finding(name="gpu", state="ok", found="an NVIDIA device", advice="")
+    advice = "larger models need one, or a server elsewhere (policy.base_url)"
+    return Finding(name="gpu", state="note", found="no NVIDIA device", advice=advice)
 
 
 async def _vllm() -> Finding:
