@@ -272,8 +272,11 @@ def _resolved(table: _Table, environ: Mapping[str, str], *, required: bool) -> d
     for key, value in env.values.items():
         if isinstance(value, bool) or not isinstance(value, str | int | float):
             raise env.wrong(key, "text")
-        if not key or "=" in key or not key.isprintable():
-            raise TaskError(f"{env.path}: {_show(key)} cannot be the name of a variable")
+        if not (key.isidentifier() and key.isascii()):
+            raise TaskError(
+                f"{env.path}: expected names of shell variables (letters, digits and _), "
+                f"found {_show(key)}"
+            )
         text = str(value)
         if template := _TEMPLATE.fullmatch(text):
             found = environ.get(template[1], template[2])

@@ -290,7 +290,8 @@ BAD: list[tuple[str, Callable[[Path], object], str]] = [
     ("a relative workdir", _toml('[environment]\nworkdir = "app"\n'), "an absolute path"),
     ("a variable not set", _toml('[environment]\nenv = {K = "${NOT_SET_HERE}"}\n'),
      "environment.env.K: the variable NOT_SET_HERE is not set"),
-    ("a variable's name", _toml('[environment]\nenv = {"A=B" = "c"}\n'), "name of a variable"),
+    ("a variable's name", _toml('[environment]\nenv = {"A=B" = "c"}\n'), "of shell variables"),
+    ("a variable no shell takes", _toml('[verifier]\nenv = {"MY-VAR" = "c"}\n'), "found 'MY-VAR'"),
     ("a name that climbs", _toml('[task]\nname = "../x"\n'), "org/name"),
     ("a name of several lines", _toml('[task]\nname = "a\\nb"\n'), "a line of text"),
 ]  # fmt: skip
