@@ -54,7 +54,9 @@ mount -t overlay overlay -o "lowerdir=$lower,upperdir=$upper,workdir=$work$optio
   fail "no overlay in a namespace"
 etc=$root/etc
 if [ -d "$etc" ] && [ ! -L "$etc" ]; then
-  [ -e "$etc/hosts" ] || printf '127.0.0.1 localhost\n::1 localhost\n' >"$etc/hosts"
+  # a link of the image would be followed on the host here
+  [ -e "$etc/hosts" ] || [ -L "$etc/hosts" ] ||
+    printf '127.0.0.1 localhost\n::1 localhost\n' >"$etc/hosts"
   if [ -n "$network" ] && [ -r /etc/resolv.conf ]; then
     rm -f "$etc/resolv.conf"; cat /etc/resolv.conf >"$etc/resolv.conf"
   fi
