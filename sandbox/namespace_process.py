@@ -194,4 +194,9 @@ def spawn(
         setsigmask=(),
         setsigdef=(signal.SIGPIPE, signal.SIGINT, signal.SIGQUIT, signal.SIGTERM, signal.SIGCHLD),
     )
-    return Leader(pid)
+    try:
+        return Leader(pid)
+    except OSError:  # no descriptor left to watch it with
+        kill_tree(pid)
+        os.waitpid(pid, 0)
+        raise

@@ -122,6 +122,8 @@ class NamespaceSandbox:
                 raise SandboxError(f"process {leader.pid} of a sandbox does not end") from None
             finally:
                 self._release()
+        else:
+            self._release()  # it was wired, and then nothing could be spawned
 
     def _spawn(
         self,
