@@ -19,7 +19,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from headrace.aio import in_thread, run_shielded
-from headrace.errors import ContractError, SandboxError
+from headrace.errors import ContractError, SandboxError, boundary
 from headrace.sandbox import cgroups, leases, seccomp
 from headrace.sandbox.base import Limits, SandboxSpec
 from headrace.sandbox.namespace_images import Image, Images
@@ -39,7 +39,7 @@ from headrace.types import EnvironmentRecipe
 
 START_TIMEOUT_S = 60.0
 STORAGE_MB = 8192
-"""Most that one sandbox may write; it counts as its memory."""
+"""Most that one sandbox may write, and at most three quarters of its memory, as which it counts."""
 _SPAWN_ENV = {
     "PATH": DEFAULT_ENV["PATH"],
     "LIBMOUNT_FORCE_MOUNT2": "always",  # the newer call takes 256 bytes of layers at most
@@ -74,7 +74,8 @@ class NamespaceProvider:
         self._live = 0
 
     async def __aenter__(self) -> "NamespaceProvider":
-        self._here = await in_thread(_look)
+        with boundary(SandboxError, "the namespace provider could not be opened"):
+            self._here = await in_thread(_look)
         return self
 
     async def __aexit__(self, *exc: object) -> None:
@@ -110,7 +111,8 @@ class NamespaceProvider:
         sandbox = NamespaceSandbox(max_output_bytes=spec.limits.max_output_bytes)
         self._live += 1
         try:
-            await run_shielded(in_thread(claim.take))
+            with boundary(SandboxError, f"the lease of {name}"):
+                await run_shielded(in_thread(claim.take))
             launch = Launch(
                 layers=image.layers,
                 mount_point=here.mount_point,
@@ -120,7 +122,7 @@ class NamespaceProvider:
                 user=spec.user or image.user,
                 network=spec.network,
                 limits=spec.limits,
-                storage_mb=STORAGE_MB,
+                storage_mb=_storage_mb(spec.limits),
                 upper=upper,
             )
             try:
@@ -148,6 +150,13 @@ class NamespaceProvider:
         if self._here is None:
             raise ContractError("a provider is used inside its `async with` block")
         return self._here
+
+
+def _storage_mb(limits: Limits) -> int:
+    """Below the memory limit: a full disk is an error to whoever writes, not the sandbox's end."""
+    if limits.memory_mb is None:
+        return STORAGE_MB
+    return min(STORAGE_MB, max(1, limits.memory_mb * 3 // 4))
 
 
 class _Claim:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from headrace.aio import in_thread
-from headrace.errors import ImageError, SandboxError
+from headrace.errors import ImageError, SandboxError, boundary
 from headrace.sandbox.leases import owner_of
 from headrace.sandbox.namespace_build import build, remove_partial
 from headrace.sandbox.namespace_plan import Image, plan
@@ -63,6 +63,10 @@ class Images:
 
     async def prepare(self, recipe: EnvironmentRecipe) -> str:
         """Build or find the image of a recipe, once however many ask."""
+        with boundary(ImageError, f"image of {recipe.dockerfile or recipe.image or BASE_IMAGE}"):
+            return await self._prepare(recipe)
+
+    async def _prepare(self, recipe: EnvironmentRecipe) -> str:
         if recipe.image is not None or recipe.dockerfile is None:
             name = recipe.image or BASE_IMAGE
             await self._named(name)
