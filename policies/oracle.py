@@ -10,7 +10,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
-from headrace.errors import PolicyError
+from headrace.errors import PolicyError, boundary
 from headrace.policies.listed import ListedSession
 from headrace.policies.version import version_of
 from headrace.types import Action, Command, SolutionRecipe, Task, Upload
@@ -28,13 +28,15 @@ class OraclePolicy:
 
     @asynccontextmanager
     async def session(self, task: Task, sample: int) -> AsyncIterator[ListedSession]:
-        """Raises `PolicyError` when the task has no solution."""
+        """Raises `PolicyError` when the task has no solution, or one that cannot be read."""
         if task.solution is None:
             raise PolicyError(
                 f"task {task.name!r} has no reference solution ({task.path}/solution/solve.sh); "
                 "the oracle policy cannot run it"
             )
-        yield ListedSession([_action(task.solution)])
+        with boundary(PolicyError, f"the reference solution of task {task.name!r}"):
+            action = _action(task.solution)
+        yield ListedSession([action])
 
     async def __aenter__(self) -> "OraclePolicy":
         return self

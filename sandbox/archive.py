@@ -14,7 +14,7 @@ import tarfile
 from pathlib import Path
 
 from headrace.aio import in_thread
-from headrace.errors import SandboxError
+from headrace.errors import SandboxError, boundary
 from headrace.sandbox.base import Sandbox
 
 TRANSFER_TIMEOUT_S = 300.0
@@ -30,13 +30,16 @@ def pack(directory: str | Path, *, prefix: str = "") -> bytes:
     """A tar of everything in a host folder: sorted, owner 0, times 0, dotfiles included.
 
     A symbolic link is kept as a link if it stays in the folder, else `ArchiveError`. So is a
-    socket, a FIFO or a device.
+    socket, a FIFO or a device, and what cannot be read.
     """
     root = Path(directory)
     if not root.is_dir():
         raise ArchiveError(f"{root}: a folder was expected")
     out = io.BytesIO()
-    with tarfile.open(fileobj=out, mode="w", format=tarfile.GNU_FORMAT) as tar:
+    with (
+        boundary(ArchiveError, f"{root} could not be packed"),
+        tarfile.open(fileobj=out, mode="w", format=tarfile.GNU_FORMAT) as tar,
+    ):
         for path in _walk(root):
             _add(tar, root, path, prefix)
     return out.getvalue()

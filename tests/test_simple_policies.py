@@ -87,6 +87,12 @@ async def test_the_oracle_brings_and_runs_the_solution_in_one_turn(tmp_path: Pat
     assert timeout_s is not None and timeout_s > 3600  # the engine cuts it to the agent's time
 
 
+async def test_a_solution_that_went_away_is_named(tmp_path: Path) -> None:
+    gone = SolutionRecipe(path=str(tmp_path))
+    with pytest.raises(PolicyError, match=r"solution of task 'org/hello': .*solve\.sh"):
+        await actions(build(OracleConfig()), task(solution=gone))
+
+
 async def test_a_task_without_solution_is_named() -> None:
     with pytest.raises(PolicyError, match="'org/hello' has no reference solution"):
         await actions(build(OracleConfig()), task())

@@ -14,7 +14,7 @@ import time
 from pathlib import Path
 
 from headrace.aio import in_thread
-from headrace.errors import SandboxError
+from headrace.errors import SandboxError, boundary
 from headrace.sandbox.archive import TRANSFER_TIMEOUT_S, pack, unpack
 from headrace.sandbox.base import Sandbox
 from headrace.types import Record, Task, TestOutcome, Verdict, VerdictFault
@@ -153,7 +153,8 @@ async def _run_tests(task: Task, sandbox: Sandbox) -> bool:
 
 def _start(task: Task) -> str:
     """How test.sh is started: by itself, or by a shell when it does not say which one."""
-    with (Path(task.verifier.tests) / "test.sh").open("rb") as script:
+    path = Path(task.verifier.tests) / "test.sh"
+    with boundary(SandboxError, f"{path} could not be read"), path.open("rb") as script:
         if script.read(2) == b"#!":
             return "/tests/test.sh"
     return '"$(command -v bash || echo sh)" /tests/test.sh'
