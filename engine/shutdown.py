@@ -6,6 +6,7 @@ only sets flags and wakes whoever drives; what it means for an episode is the dr
 
 import asyncio
 import signal
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from enum import IntEnum
@@ -43,8 +44,11 @@ def signals(shutdown: Shutdown) -> Iterator[None]:
     """Turn SIGINT and SIGTERM into requests while the block runs in the main thread.
 
     Without a listener (before the first and after the last episode) a signal cancels the task
-    that entered the block, as Ctrl-C would.
+    that entered the block, as Ctrl-C would. In another thread signals are left alone.
     """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
     loop = asyncio.get_running_loop()
     task = asyncio.current_task()
     assert task is not None
