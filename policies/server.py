@@ -36,8 +36,8 @@ from headrace.policies.weights import OnProgress, silent
 
 _POLL_S = 0.2
 _KEEPER_START_S = 20.0
-_STOP_S = 20.0
-"""For the keeper: it asks, waits 8 s, ends what is left."""
+_STOP_S = 30.0
+"""For the keeper: it asks, waits 8 s, lets what is left end, then ends it."""
 _SETTLE_S = 2.0
 _TAIL_LINES = 12
 _TAIL_CHARS = 3000

@@ -16,11 +16,13 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 
 GRACE_S = 8.0
 """From asking the server to end to ending it."""
-_SETTLE_S = 1.0
-"""For the server's children, after it has ended by itself."""
+_SETTLE_S = 3.0
+"""For its children after it has ended: they remove what they shared, if they can."""
+_POLL_S = 0.02
 _LOOK_EVERY_S = 5.0
 _PR_SET_PDEATHSIG = 1
 _PR_SET_CHILD_SUBREAPER = 36
@@ -52,14 +54,25 @@ def _descendants(pid: int) -> list[int]:
 
 
 def shared_memory(process: "str | os.PathLike[str]") -> set[str]:
-    """Files in /dev/shm that a process (its folder in /proc) has open and a SIGKILL would leave."""
-    names: set[str] = set()
+    """Files in /dev/shm that a process (its folder in /proc) has open and a SIGKILL would leave.
+
+    Found by inode: a semaphore is mapped under a name it no longer has.
+    """
+    inodes: set[int] = set()
     with contextlib.suppress(OSError), open(f"{os.fspath(process)}/maps") as maps:
         for line in maps:
-            path = line.rstrip().rpartition(" ")[2]
-            if path.startswith(("/dev/shm/psm_", "/dev/shm/sem.mp-")):
-                names.add(path)
-    return names
+            fields = line.split(maxsplit=5)
+            if len(fields) == 6 and fields[5].startswith("/dev/shm/"):
+                inodes.add(int(fields[4]))
+    if not inodes:
+        return set()
+    with contextlib.suppress(OSError), os.scandir("/dev/shm") as files:
+        return {
+            file.path
+            for file in files
+            if file.name.startswith(("psm_", "sem.mp-")) and file.inode() in inodes
+        }
+    return set()
 
 
 def _shared_below() -> set[str]:
@@ -72,21 +85,30 @@ def _reap() -> None:
             pass
 
 
-def _end_everything(settle_s: float, shared: set[str]) -> None:
-    """Kill what is left below us, after letting it end by itself for `settle_s`."""
+def _wait_until(over: Callable[[], bool], limit_s: float, shared: set[str]) -> None:
+    """Wait for `over`, at most `limit_s`, and keep in `shared` what the processes share."""
+    deadline = time.monotonic() + limit_s
+    while not over() and time.monotonic() < deadline:
+        shared |= _shared_below()
+        time.sleep(_POLL_S)
+
+
+def _end_everything(shared: set[str]) -> None:
+    """Kill what is left below us, after letting it end by itself."""
     me = os.getpid()
-    shared |= _shared_below()
-    deadline = time.monotonic() + settle_s
-    while _descendants(me) and time.monotonic() < deadline:
+
+    def all_gone() -> bool:
         _reap()
-        time.sleep(0.02)
-    deadline = time.monotonic() + GRACE_S
-    while (left := _descendants(me)) and time.monotonic() < deadline:
-        for pid in left:
+        return not _descendants(me)
+
+    def all_killed() -> bool:
+        for pid in _descendants(me):
             with contextlib.suppress(ProcessLookupError, PermissionError):
                 os.kill(pid, signal.SIGKILL)
-        _reap()
-        time.sleep(0.02)
+        return all_gone()
+
+    _wait_until(all_gone, _SETTLE_S, shared)
+    _wait_until(all_killed, GRACE_S, shared)
     for path in shared:
         with contextlib.suppress(OSError):
             os.unlink(path)
@@ -139,13 +161,11 @@ def main(scratch: str, command: list[str]) -> None:
         _tell(server.pid)
         shared: set[str] = set()
         if not _wait(server, wakeup, shared):
-            shared |= _shared_below()
             server.terminate()
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                server.wait(GRACE_S)
+            _wait_until(lambda: server.poll() is not None, GRACE_S, shared)
         if server.poll() is not None:
             _tell(server.returncode)  # at once: what is left of it takes a while to end
-        _end_everything(_SETTLE_S, shared)
+        _end_everything(shared)
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
 

@@ -335,13 +335,19 @@ def test_a_model_the_server_does_not_have_is_refused_with_those_it_has(host: Any
 
 
 def leaked_memory() -> set[Path]:
-    """Shared memory of the kind vLLM makes that no process has open."""
-    files = set(Path("/dev/shm").glob("psm_*"))
+    """Shared memory and semaphores of the kind vLLM makes that no process has open."""
+    files = {*Path("/dev/shm").glob("psm_*"), *Path("/dev/shm").glob("sem.mp-*")}
+    inodes: set[str] = set()
     for maps in Path("/proc").glob("[0-9]*/maps"):
         with suppress(OSError):
-            text = maps.read_text()
-            files = {file for file in files if str(file) not in text}
-    return {file for file in files if file.exists()}
+            lines = [line.split() for line in maps.read_text().splitlines()]
+            inodes |= {line[4] for line in lines if line[5:] and "/dev/shm/" in line[5]}
+    leaked = set()
+    for file in files:
+        with suppress(FileNotFoundError):
+            if str(file.stat().st_ino) not in inodes:
+                leaked.add(file)
+    return leaked
 
 
 @pytest.fixture
