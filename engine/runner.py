@@ -5,6 +5,7 @@ between is handed open parts. Running the same folder again does only what is ow
 """
 
 import asyncio
+import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -32,6 +33,8 @@ from headrace.tasks.catalog import load
 from headrace.types import Task, Turn
 from headrace.verifiers.harbor import HarborVerifier
 
+_NOT_IN_A_LABEL = re.compile(r"[^A-Za-z0-9_.-]")
+
 
 class Interrupted(Exception):
     """The user stopped the run. What is durable stays; `summary` counts it."""
@@ -54,7 +57,8 @@ async def run(config: RunConfig, out: Path, *, on_event: OnEvent = ignore) -> Su
         tasks = await in_thread(_tasks, config, on_event)
         tell = _line(on_event)
         policy = await in_thread(_policy, config, out, tell)
-        async with await choose(config.sandbox, progress=tell) as chosen:
+        label = _NOT_IN_A_LABEL.sub("-", out.name)
+        async with await choose(config.sandbox, run_id=label, progress=tell) as chosen:
             return await _run(config, out, tasks, policy, chosen, shutdown, on_event)
 
 

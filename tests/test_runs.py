@@ -19,9 +19,10 @@ from headrace.configs.models import (
     TasksConfig,
 )
 from headrace.engine import runner
-from headrace.engine.events import EpisodeFinished, Event, RunStarted
+from headrace.engine.events import EpisodeFinished, Event, RunStarted, TurnFinished
 from headrace.engine.reader import latest_episodes
 from headrace.errors import RunFolderError, TaskError
+from headrace.sandbox.leases import runtime_folder
 from headrace.types import Episode, StopReason, VerdictFault
 
 EASY = ("first-steps/*",)
@@ -199,3 +200,19 @@ def test_a_second_ctrl_c_cancels_at_once_and_leaves_no_record_of_what_was_cut(
     assert "Traceback" not in out + err
     assert episodes(run) == []
     assert "20 episodes owed" in out
+
+
+async def test_what_a_run_holds_is_named_after_its_folder(
+    unavailable: dict[str, str | None], tmp_path: Path
+) -> None:
+    if unavailable["namespace"] is not None:
+        pytest.skip(f"namespace: {unavailable['namespace']}")
+    held: list[str] = []
+
+    def look(event: Event) -> None:
+        if isinstance(event, TurnFinished):
+            held.extend(path.name for path in (runtime_folder() / "leases").iterdir())
+
+    one = config("namespace", NoopConfig(), tasks=TasksConfig(limit=1))
+    await runner.run(one, tmp_path / "my run", on_event=look)
+    assert [name for name in held if name.startswith("headrace-my-run-")] != []
