@@ -37,6 +37,8 @@ _INERT = {
     "healthcheck",
 }
 _NETWORK_MODES = {"public": "public", "no-network": "none", "allowlist": "allowlist"}
+MAX_ENV_BYTES = 16 << 10
+"""Of one `env` table, so that two of them fit into the script of one command."""
 _SIZE = re.compile(r"([0-9]+(?:\.[0-9]+)?) ?([KMG])(iB?|B)?", re.IGNORECASE)
 _MB = {"K": 1 / 1024, "M": 1.0, "G": 1024.0}
 _TEMPLATE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)(?::-(.*))?\}", re.DOTALL)
@@ -294,6 +296,12 @@ def _resolved(table: _Table, environ: Mapping[str, str], *, required: bool) -> d
         if "\0" in text:
             raise env.wrong(key, "text without NUL")
         resolved[key] = text
+    size = sum(len(name.encode()) + len(text.encode()) for name, text in resolved.items())
+    if size > MAX_ENV_BYTES:
+        raise TaskError(
+            f"{env.path}: expected at most {MAX_ENV_BYTES} bytes of variables, found {size}; "
+            "put long values into a file of the task"
+        )
     return resolved
 
 

@@ -291,6 +291,7 @@ BAD: list[tuple[str, Callable[[Path], object], str]] = [
     ("a variable not set", _toml('[environment]\nenv = {K = "${NOT_SET_HERE}"}\n'),
      "environment.env.K: the variable NOT_SET_HERE is not set"),
     ("a variable's name", _toml('[environment]\nenv = {"A=B" = "c"}\n'), "of shell variables"),
+    ("too many variables", _toml('[verifier]\nenv = {A = "' + "x" * 9**5 + '"}\n'), "at most"),
     ("a variable no shell takes", _toml('[verifier]\nenv = {"MY-VAR" = "c"}\n'), "found 'MY-VAR'"),
     ("a name that climbs", _toml('[task]\nname = "../x"\n'), "org/name"),
     ("a name of several lines", _toml('[task]\nname = "a\\nb"\n'), "a line of text"),
