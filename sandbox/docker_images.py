@@ -161,8 +161,15 @@ class Images:
             await self.ensure(EnvironmentRecipe(image=BASE_IMAGE))
             digest = hashlib.sha256(f"{digest} {base_folder().name}".encode()).hexdigest()
         name = f"headrace/task:{digest[:24]}"
-        if await self.find(name) is not None:
-            return name
+        # Two tasks may have the same content; two builds at once would leave one without a name.
+        async with self._locks.setdefault(("content", name), asyncio.Lock()):
+            if await self.find(name) is None:
+                await self._build(recipe, packed, text, name, digest)
+        return name
+
+    async def _build(
+        self, recipe: EnvironmentRecipe, packed: Context, text: str, name: str, digest: str
+    ) -> None:
         self._progress(f"building {name} from {recipe.dockerfile}")
         log = LogTail()
         async with self._engine.call(
@@ -183,7 +190,6 @@ class Images:
             async with aclosing(answer) as lines:
                 async for line in lines:
                     log.add(line.get("stream", ""))
-        return name
 
 
 class LogTail:

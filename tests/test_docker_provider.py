@@ -269,6 +269,24 @@ async def test_a_dockerfile_is_built_once_however_many_ask(
         assert await text(sandbox, "cat /mark") == f"{os.getpid()}\n"
 
 
+async def test_tasks_with_the_same_content_are_built_once(
+    engine: str, tmp_path: Path, built: list[str]
+) -> None:
+    recipes = []
+    for name in ("one", "two", "three"):
+        (tmp_path / name).mkdir()
+        content = f"FROM {BASE.image}\nRUN echo same {os.getpid()} >/mark\n"
+        recipes.append(dockerfile(tmp_path / name, content))
+    said: list[str] = []
+    async with DockerProvider(socket=engine, progress=said.append) as provider:
+        async with asyncio.TaskGroup() as group:
+            asked = [group.create_task(provider.prepare(recipe)) for recipe in recipes]
+    names = {task.result() for task in asked}
+    built += names
+    assert len(names) == 1
+    assert sum(line.startswith("building ") for line in said) == 1
+
+
 async def test_the_context_arrives_with_dotfiles_and_symlinks_and_without_what_is_ignored(
     docker: DockerProvider, tmp_path: Path, built: list[str]
 ) -> None:
