@@ -128,13 +128,15 @@ async def unpack_image(archive: Path, *, cache: Path | None = None) -> tuple[Pat
 
 def can_build(cache: Path | None = None) -> str | None:
     """None if the base tree is there or can be made; else why not and what to do."""
-    if base_folder(cache).is_dir() or _made_by_root(cache) is not None:
-        return None
+    try:
+        if base_folder(cache).is_dir() or _made_by_root(cache) is not None:
+            return None
+    except PermissionError as e:
+        return f"the cache cannot be read: {e}: set HEADRACE_CACHE to a folder of this user"
     if os.geteuid() != 0:
         return (
             "the base root filesystem can only be made as root: run headrace once with"
-            f" sudo HEADRACE_CACHE={SHARED_CACHE} (it is copied from there), or name an image"
-            " archive (docker export) as the image"
+            f" sudo HEADRACE_CACHE={SHARED_CACHE} (it is copied from there)"
         )
     if shutil.which("debootstrap") is None:
         return "debootstrap was not found: install it (apt-get install debootstrap)"

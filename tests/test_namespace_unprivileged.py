@@ -117,3 +117,15 @@ def test_a_user_without_a_tree_is_told_how_to_get_one(cache: Path) -> None:
     code = "import headrace.sandbox.rootfs as r; print(r.can_build())"
     done = as_nobody(cache, sys.executable, "-c", code)
     assert "sudo HEADRACE_CACHE=/var/cache/headrace" in done.stdout, done.stderr
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="not root: cannot make what this user cannot read")
+def test_a_cache_that_cannot_be_read_is_a_reason_and_no_traceback(tmp_path: Path) -> None:
+    (tmp_path / "closed").mkdir(mode=0o700)
+    code = (
+        "import os, pathlib, headrace.sandbox.rootfs as r\n"
+        f"os.seteuid({NOBODY})\n"
+        f"print(r.can_build(pathlib.Path({str(tmp_path / 'closed' / 'cache')!r})))\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert "set HEADRACE_CACHE to a folder of this user" in done.stdout, done.stderr
