@@ -240,6 +240,7 @@ def test_debug_shows_the_traceback(tmp_path: Path) -> None:
         done = headrace(*words, cwd=tmp_path)
         assert "Traceback" in done.stderr
         assert "ConfigError: nothing.toml: no such file" in done.stderr
+        assert done.returncode == 2
 
 
 @pytest.mark.parametrize("command", [("show",), ("shards", "cat")], ids=" ".join)
@@ -416,3 +417,14 @@ def test_few_open_files_are_a_note_with_the_command() -> None:
 def test_what_is_scarce_says_what_to_do(finding: Finding, state: str) -> None:
     assert finding.state == state
     assert bool(finding.advice) == (state != "ok")
+
+
+def test_ctrl_c_while_the_command_line_is_read_is_130_and_no_traceback() -> None:
+    code = (
+        "import headrace.cli.app as app, os, signal\n"
+        "app.run = lambda: os.kill(os.getpid(), signal.SIGINT)\n"
+        "from headrace.cli import main\n"
+        "main()\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stderr) == (130, "")

@@ -6,6 +6,7 @@ a traceback is for `--debug` and for bugs.
 """
 
 import sys
+import traceback
 from typing import Annotated
 
 import typer
@@ -16,7 +17,7 @@ from headrace.errors import InfrastructureError, UsageError
 
 EXIT_CODES = {
     0: "done",
-    1: "`doctor` found a lack that is in the way, or a bug: the traceback says where",
+    1: "`doctor` found a lack in the way, stdout was closed early, or a bug (with a traceback)",
     2: "a mistake of the user; the message says which",
     3: "the infrastructure failed: the run ended early, or episodes are still owed",
     130: "stopped by Ctrl-C or SIGTERM; what was finished is in the run folder",
@@ -66,8 +67,10 @@ def run() -> None:
         app(arguments, prog_name="headrace")
     except (Exception, BaseExceptionGroup) as e:
         errors = _leaves(e)
-        if debug or not all(isinstance(x, UsageError | InfrastructureError) for x in errors):
+        if not all(isinstance(x, UsageError | InfrastructureError) for x in errors):
             raise
+        if debug:
+            traceback.print_exception(e)
         for message in dict.fromkeys(str(error) for error in errors):
             sys.stderr.write(f"Error: {message}\n")
         sys.exit(2 if isinstance(errors[0], UsageError) else 3)
