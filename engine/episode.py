@@ -198,8 +198,8 @@ class Attempt:
 
     async def _act(self, sandbox: Sandbox, stages: Stages) -> None:
         planned = self._planned
-        begun = self._clock()
         async with self._parts.policy.session(planned.task, planned.sample) as session:
+            begun = self._clock()  # only now: a session may have waited for its server
             done = False
             results: Sequence[CommandResult] = ()
             while True:

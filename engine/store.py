@@ -242,8 +242,8 @@ class Store:
         writer, self._writer = self._writer, None
         try:
             writer.seal()
-        except StoreError as e:
-            self._failed = str(e)
+        except Exception as e:  # as above: an append that comes later must hear of it
+            self._failed = str(e) if isinstance(e, HeadraceError) else f"{type(e).__name__}: {e}"
 
 
 def _settle(batch: Sequence[_Waiting], error: StoreError | None) -> None:

@@ -108,8 +108,13 @@ class VllmServer:
         return self.base_url
 
     @property
+    def up(self) -> bool:
+        """Whether it answers, as far as is known."""
+        return self._up.is_set()
+
+    @property
     def down(self) -> str | None:
-        """Why the server is not up, with the end of its log; None while it is."""
+        """How its last life ended, with the end of its log; None while it is up or starts."""
         return None if self._gone is None or self._up.is_set() else str(self._gone)
 
     # --- supervision ---

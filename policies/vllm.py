@@ -124,6 +124,8 @@ class VllmPolicy:
 
     @asynccontextmanager
     async def _session(self, task: Task, sample: int) -> AsyncIterator[Session]:
+        if self._server is not None:
+            await self._server.ready()  # here, for a restart is not the agent's time
         yield _Conversation(self, self._protocol, self._chat, task, sample)
 
     def request(self, prompt: Sequence[int], max_tokens: int, seed: int) -> Request:
@@ -152,9 +154,11 @@ class VllmPolicy:
         return None if grammar is None else {"grammar": grammar}
 
     async def sample(self, request: Request, session_id: str) -> Completion:
-        """One call. Waits while the server is started again; `ServerGone` if it dies under it."""
+        """One call. `ServerGone` if the server is not up or dies under it."""
         if self._server is not None:
-            self._client.base_url = await self._server.ready()
+            if not self._server.up:
+                raise ServerGone(self._server.down or "vLLM is being started again")
+            self._client.base_url = self._server.base_url
         try:
             return await self._client.complete(request, session_id=session_id)
         except ServerGone as e:

@@ -9,7 +9,7 @@ import pytest
 
 from headrace.configs.models import ScriptedConfig
 from headrace.engine.driver import Driver
-from headrace.engine.episode import Parts, Planned
+from headrace.engine.episode import Attempt, Parts, Planned
 from headrace.engine.events import EpisodeRetried, Event, StageEntered, Stopping
 from headrace.engine.limits import EpisodeLimits
 from headrace.engine.meters import Meters
@@ -32,6 +32,7 @@ from headrace.types import (
     Sample,
     StopReason,
     Task,
+    Turn,
     VerdictFault,
     VerifierRecipe,
 )
@@ -45,8 +46,8 @@ LIMITS = EpisodeLimits(
 
 def passing_tests(command: str) -> bytes:
     """What a sandbox answers to the verifier when the tests wrote a reward."""
-    if "headrace-ready" in command:
-        return b"headrace-ready\nheadrace-brought\n"
+    if "headrace-brought" in command:
+        return b"headrace-brought\n"
     return b"file /logs/verifier/reward.txt\n--\n" if "tail -c" in command else b""
 
 
@@ -94,6 +95,18 @@ class ActsLike:
         return None
 
 
+class NoStages:
+    """An episode that waits for nobody."""
+
+    def prepared(self) -> None: ...
+
+    def turn(self, turn: Turn, sampled_tokens: int) -> None: ...
+
+    async def acted(self) -> None: ...
+
+    def verified(self) -> None: ...
+
+
 class Rig:
     """One driver over fakes, with what it needs to be looked at."""
 
@@ -125,17 +138,18 @@ class Rig:
             agent=AgentRecipe(),
             verifier=VerifierRecipe(tests=str(tmp_path / "tests")),
         )
-        planned = [
+        self.planned = [
             Planned(id=f"e{i}", task=task, sample=i, limits=limits, sandbox=Limits(), network=False)
             for i in range(n)
         ]
+        self.parts = Parts(
+            provider=self.provider,
+            policy=policy or ScriptedPolicy(ScriptedConfig(commands=("one", "two"))),
+            verifier=HarborVerifier(),
+        )
         self.driver = Driver(
-            planned,
-            Parts(
-                provider=self.provider,
-                policy=policy or ScriptedPolicy(ScriptedConfig(commands=("one", "two"))),
-                verifier=HarborVerifier(),
-            ),
+            self.planned,
+            self.parts,
             bounds or Bounds(live=8, preparing=8, verifying=8, tries=2),
             sink=self.sink,
             meters=Meters(),
@@ -384,3 +398,32 @@ async def test_a_bug_in_a_policy_ends_the_run_loudly(tmp_path: Path) -> None:
         await rig.drive()
     assert caught.group_contains(ZeroDivisionError)
     assert rig.provider.live == 0
+
+
+async def test_waiting_for_a_server_before_the_first_turn_is_not_the_agents_time(
+    tmp_path: Path,
+) -> None:
+    now_s = 0.0
+
+    class SlowToOpen(ActsLike):
+        @asynccontextmanager
+        async def session(self, task: Task, sample: int) -> AsyncIterator[Session]:
+            nonlocal now_s
+            now_s += 1000.0  # the model server is started again meanwhile
+            async with super().session(task, sample) as session:
+                yield session
+
+    rig = Rig(tmp_path, policy=SlowToOpen(lambda turn, results: Action(text="", done=True)))
+    attempt = Attempt(rig.planned[0], rig.parts, clock=lambda: now_s)
+    await attempt.run(NoStages())
+    assert attempt.episode(tries=1, queue_s=0.0).stop_reason is StopReason.DONE
+
+
+async def test_an_agent_that_breaks_tar_has_not_solved_its_task(tmp_path: Path) -> None:
+    def broken(command: str) -> CommandResult:
+        return CommandResult(exit_code=1, stderr=b"tar: not today")
+
+    rig = Rig(tmp_path, provider=FakeProvider(exec_script=broken, files=PASSING))
+    await rig.drive()
+    assert (rig.only.tries, rig.only.verdict.fault) == (1, VerdictFault.VERIFIER)
+    assert "tar: not today" in (rig.only.verdict.reason or "")

@@ -44,7 +44,6 @@ _REPORTS = (
     "/tests/ctrf.json",
     "/tests/ctrf-report.json",
 )
-_MADE_READY = "headrace-ready"
 _BROUGHT = "headrace-brought"
 
 _PREPARE = f"""\
@@ -52,8 +51,7 @@ cd /
 if [ -L /logs/verifier ] || [ ! -d /logs/verifier ]; then rm -rf /logs/verifier; fi
 rm -rf /tests {_JSON} {_TXT} {_LOG} {" ".join(_REPORTS)} &&
 mkdir -p /logs/verifier /tests && chmod 777 /logs/verifier &&
-command -v tar > /dev/null && echo {_MADE_READY} &&
-tar -x -o -f - -C /tests && chmod +x /tests/test.sh && echo {_BROUGHT}
+command -v tar > /dev/null && tar -x -o -f - -C /tests && chmod +x /tests/test.sh && echo {_BROUGHT}
 """
 """Reads the tests as a tar archive from stdin: one process tree for the whole step."""
 _INSPECT = f"""\
@@ -134,8 +132,6 @@ async def _bring(task: Task, sandbox: Sandbox) -> str | None:
     if result.timed_out:
         raise SandboxError(f"the sandbox did not answer within {TRANSFER_TIMEOUT_S:.0f} s")
     said = result.stderr.decode("utf-8", "replace").strip()[-300:] or f"exit {result.exit_code}"
-    if _MADE_READY.encode() in result.stdout:
-        raise SandboxError(f"{task.verifier.tests} could not be put into /tests: {said}")
     return f"sandbox_unusable: the tests cannot be brought: {said}"
 
 

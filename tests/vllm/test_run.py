@@ -42,6 +42,10 @@ def server_pid() -> int:
     raise AssertionError("no model server is running below this process")
 
 
+def alive(pids: set[int]) -> list[int]:
+    return [pid for pid in sorted(pids) if Path(f"/proc/{pid}").exists()]
+
+
 async def test_a_server_killed_in_mid_run_costs_tries_and_no_episode(
     small_model: Path, chat: Chat, tmp_path: Path, unavailable: dict[str, str | None]
 ) -> None:
@@ -89,4 +93,4 @@ async def test_a_server_killed_in_mid_run_costs_tries_and_no_episode(
             decoded = chat.vocabulary.decode(sampled, control=False)
             assert decoded == episode.turns[span.turn].text
         assert len(segment.spans) == len(episode.turns)
-    assert not [pid for pid in started if Path(f"/proc/{pid}").exists()]
+    assert alive(started) == []
