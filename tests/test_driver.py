@@ -48,7 +48,7 @@ def passing_tests(command: str) -> bytes:
     """What a sandbox answers to the verifier when the tests wrote a reward."""
     if "headrace-brought" in command:
         return b"headrace-brought\n"
-    return b"file /logs/verifier/reward.txt\n--\n" if "tail -c" in command else b""
+    return b"file /logs/verifier/reward.txt\n--\n" if "set --" in command else b""
 
 
 class Kept:

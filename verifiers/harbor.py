@@ -47,26 +47,32 @@ _REPORTS = (
 _BROUGHT = "headrace-brought"
 
 _PREPARE = f"""\
-cd /
-if [ -L /logs/verifier ] || [ ! -d /logs/verifier ]; then rm -rf /logs/verifier; fi
-rm -rf /tests {_JSON} {_TXT} {_LOG} {" ".join(_REPORTS)} &&
-mkdir -p /logs/verifier /tests && chmod 777 /logs/verifier &&
-command -v tar > /dev/null && tar -x -o -f - -C /tests && chmod +x /tests/test.sh && echo {_BROUGHT}
+cd / && umask 000
+v=/logs/verifier
+if [ -d $v ] && [ ! -L $v ]; then chmod 777 $v; elif [ -e $v ] || [ -L $v ]; then rm -rf $v; fi
+for f in /tests {_JSON} {_TXT} {_LOG} {" ".join(_REPORTS)}; do
+  if [ -e $f ] || [ -L $f ]; then rm -rf $f; fi
+done
+mkdir -p /logs/verifier /tests && umask 022 && command -v tar > /dev/null &&
+tar -x -o -f - -C /tests && {{ [ -x /tests/test.sh ] || chmod +x /tests/test.sh; }} &&
+echo {_BROUGHT}
 """
-"""Reads the tests as a tar archive from stdin: one process tree for the whole step."""
+"""Reads the tests as a tar archive from stdin. Each process it does without is time saved."""
 _INSPECT = f"""\
 set --
-for f in {_JSON} {_TXT} {" ".join(_REPORTS)}; do
+for f in {_JSON} {_TXT} {" ".join(_REPORTS)} {_LOG}; do
   if [ -f $f ]; then
     echo file $f
     [ -L $f ] || set -- "$@" $f
   elif [ -e $f ] || [ -L $f ]; then echo other $f; fi
 done
 echo --
-[ $# -eq 0 ] || tar -c -f - $(find "$@" -size -{SMALL_KB}k) 2> /dev/null
-if [ -f {_LOG} ]; then tail -c {LOG_BYTES} {_LOG} >&2; fi
+small=
+[ $# -eq 0 ] || small=$(find "$@" -size -{SMALL_KB}k)
+[ -z "$small" ] || tar -c -f - $small 2> /dev/null
+case $small in *{_LOG}*) ;; *) [ ! -f {_LOG} ] || tail -c {LOG_BYTES} {_LOG} >&2 ;; esac
 """
-"""Prints what is there, then the small files as a tar archive; the log's end goes to stderr."""
+"""Prints what is there, then the small files as a tar archive; a long log's end goes to stderr."""
 
 
 class _Left(Record, frozen=True, kw_only=True):
@@ -168,9 +174,9 @@ async def _inspect(sandbox: Sandbox) -> _Left:
     for line in head.decode("utf-8", "replace").split("\n"):
         kind, _, path = line.partition(" ")
         kinds[path] = kind
-    return _Left(
-        kinds=kinds, small=_small_files(archive), log=result.stderr.decode("utf-8", "replace")
-    )
+    small = _small_files(archive)
+    log = small.get(_LOG, result.stderr)
+    return _Left(kinds=kinds, small=small, log=log.decode("utf-8", "replace"))
 
 
 def _small_files(archive: bytes) -> dict[str, bytes]:
