@@ -20,7 +20,7 @@ import pytest
 from aiohttp import web
 
 from headrace.configs.models import SamplingConfig, ServerConfig, VllmConfig
-from headrace.errors import ConfigError, PolicyError, ServerGone
+from headrace.errors import ConfigError, PolicyError, ServerGone, ServerLost
 from headrace.policies.base import Budget, Session, Stop
 from headrace.policies.client import CompletionClient, Request
 from headrace.policies.server import VllmServer
@@ -533,9 +533,8 @@ def test_a_server_that_dies_too_often_stays_gone(host: Any, a_task: MakeTask) ->
             async with asyncio.TaskGroup() as group:
                 await call_until_running(host, group)
                 os.kill(server.pid, signal.SIGKILL)
-        async with host.policy.session(a_task(), 1) as session:
-            with pytest.raises(ServerGone, match=r"ended in mid-run \(signal 9\)") as gone:
-                await session.act((), UNLIMITED)
+        with pytest.raises(ServerLost, match=r"ended in mid-run \(signal 9\)") as gone:
+            await host.policy.session(a_task(), 1).__aenter__()
         assert str(host.log_path) in str(gone.value)
         assert server.restarts == 1
 
