@@ -3,8 +3,10 @@
 import signal
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
+import aiodocker
 import pytest
 
 from headrace.configs.models import (
@@ -22,6 +24,8 @@ from headrace.engine import runner
 from headrace.engine.events import EpisodeFinished, Event, RunStarted, TurnFinished
 from headrace.engine.reader import latest_episodes
 from headrace.errors import RunFolderError, TaskError
+from headrace.sandbox.docker import socket_path
+from headrace.sandbox.docker_sweep import OWNER, owner
 from headrace.sandbox.leases import runtime_folder
 from headrace.types import Episode, StopReason, VerdictFault
 
@@ -136,6 +140,37 @@ async def test_no_readable_task_is_a_mistake_of_the_user(tmp_path: Path) -> None
             RunConfig(policy=NoopConfig(), tasks=TasksConfig(source=str(tmp_path / "tasks"))),
             tmp_path / "run",
         )
+
+
+def traces(temp: Path) -> set[str]:
+    """What runs could leave on the host: mounts, control groups, processes, temporary files."""
+    found = set(Path("/proc/self/mounts").read_text().splitlines())
+    found |= {str(p) for p in Path("/sys/fs/cgroup").glob("**/*headrace*")}
+    found |= {str(p) for p in temp.glob("headrace*")}
+    for task in Path("/proc/self/task").glob("*/children"):
+        found |= {f"process {pid}" for pid in task.read_text().split()}
+    return found
+
+
+async def containers() -> set[str]:
+    """Containers of this process on the engine, by id."""
+    async with aiodocker.Docker(url=f"unix://{socket_path()}") as engine:
+        ours = {"label": [f"{OWNER}={owner()}"]}
+        listed = await engine.containers.list(all=True, filters=ours)
+        return {container.id for container in listed}
+
+
+@pytest.mark.timeout(120)
+async def test_three_runs_in_a_row_leave_nothing_behind(provider: str, tmp_path: Path) -> None:
+    few = config(provider, OracleConfig(), tasks=TasksConfig(limit=3))
+    await runner.run(few, tmp_path / "first")  # builds what is kept on purpose: images
+    before = traces(Path(tempfile.gettempdir()))
+    for i in range(3):
+        summary = await runner.run(few, tmp_path / f"run{i}")
+        assert summary.passed == 3
+    assert traces(Path(tempfile.gettempdir())) <= before
+    if provider == "docker":
+        assert await containers() == set()
 
 
 def cli(run: Path, provider: str, *settings: str) -> list[str]:
