@@ -46,6 +46,8 @@ class SandboxConfig(Section):
     """CPUs of a sandbox whose task names none; None: no limit."""
     memory_mb: PositiveInt | None = 2048
     """Memory of a sandbox whose task names none; None: no limit."""
+    storage_mb: PositiveInt | None = None
+    """What a sandbox whose task names no amount may write; None: the provider's own limit."""
     pids: PositiveInt | None = 512
     """Processes and threads of a sandbox; None: no limit."""
     max_output_bytes: PositiveInt = 65536
@@ -132,14 +134,19 @@ class NoopConfig(Section):
 
 
 class ScriptedConfig(Section):
-    """A fixed list of commands, one turn each, the same for every task."""
+    """A fixed list of commands, or of a model's answers, one turn each."""
 
     type: Literal["scripted"] = "scripted"
     """Which policy."""
     commands: tuple[str, ...] = ()
     """One command per turn."""
+    answers: tuple[str, ...] = ()
+    """In place of `commands`: what a model would say, one answer per turn, read by `protocol`."""
+    protocol: Literal["terminus-json", "shell-block"] = "terminus-json"
+    """How `answers` become actions."""
     script: str | None = None
-    """A TOML file: `commands = [...]` for all tasks and `[tasks."NAME"] commands = [...]`."""
+    """A TOML file: `commands = [...]` (or `answers`) for all tasks and
+    `[tasks."NAME"] commands = [...]`."""
 
 
 class ReplayConfig(Section):
@@ -155,6 +162,24 @@ PolicyConfig = Annotated[
     VllmConfig | OracleConfig | NoopConfig | ScriptedConfig | ReplayConfig,
     Field(discriminator="type"),
 ]
+
+
+class VerifierConfig(Section):
+    """How what the agent left is graded."""
+
+    compat: Literal["correct", "strict"] = "correct"
+    """Where an official harness misreads its own tests, `strict` follows it; a verdict that
+    differs between the two records both."""
+
+
+class ImagesConfig(Section):
+    """How images are built, before the episodes that need them."""
+
+    building: PositiveInt = 2
+    """Builds at once."""
+    builder: Literal["auto", "classic", "buildx", "own", "buildah"] = "auto"
+    """`auto`: the engine's classic builder and `docker buildx` where a file needs BuildKit; for
+    `namespace` its own builder and `buildah` where a file needs more than that understands."""
 
 
 class LimitsConfig(Section):
@@ -209,6 +234,8 @@ class RunConfig(Section):
     policy: PolicyConfig = VllmConfig()
     """Who acts. Its `type` decides which keys the table has; the default is `vllm`."""
     sandbox: SandboxConfig = SandboxConfig()
+    images: ImagesConfig = ImagesConfig()
+    verifier: VerifierConfig = VerifierConfig()
     limits: LimitsConfig = LimitsConfig()
     engine: EngineConfig = EngineConfig()
     store: StoreConfig = StoreConfig()

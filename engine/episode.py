@@ -53,6 +53,7 @@ class Planned(msgspec.Struct, frozen=True, kw_only=True):
     limits: EpisodeLimits
     sandbox: Limits
     network: bool
+    """The run follows what the task asks for; False: loopback only, whatever it asks."""
 
 
 class Parts(msgspec.Struct, frozen=True, kw_only=True):
@@ -186,7 +187,7 @@ class Attempt:
             workdir=recipe.workdir,
             env=recipe.env,
             user=planned.task.agent.user,
-            network=planned.network,
+            network=planned.network and recipe.network.mode == "public",
             limits=planned.sandbox,
         )
         sandbox = await stack.enter_async_context(self._parts.provider.open(spec))

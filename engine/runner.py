@@ -31,7 +31,7 @@ from headrace.sandbox.base import Limits, Provider
 from headrace.sandbox.providers import Chosen, choose
 from headrace.tasks.catalog import load
 from headrace.types import Task, Turn
-from headrace.verifiers.harbor import HarborVerifier
+from headrace.verifiers import registry as verifiers
 
 _NOT_IN_A_LABEL = re.compile(r"[^A-Za-z0-9_.-]")
 
@@ -117,7 +117,7 @@ def plan_episodes(config: RunConfig, tasks: Sequence[Task], policy_version: str)
                 verifier_timeout_s=config.limits.verifier_timeout_s,
             ),
             sandbox=_limits(config, task),
-            network=config.sandbox.network == "task" and task.environment.network == "public",
+            network=config.sandbox.network == "task",
         )
         for task in tasks
         for sample in range(config.attempts)
@@ -160,7 +160,11 @@ class _Session:
                 self._meters = meters = Meters()
                 driver = Driver(
                     self._todo,
-                    Parts(provider=provider, policy=policy, verifier=HarborVerifier()),
+                    Parts(
+                        provider=provider,
+                        policy=policy,
+                        verifier=verifiers.build(self._config.verifier),
+                    ),
                     _bounds(self._config),
                     sink=store,
                     meters=meters,
@@ -289,6 +293,7 @@ def _limits(config: RunConfig, task: Task) -> Limits:
         cpus=ours.cpus if recipe.cpus is None else recipe.cpus,
         memory_mb=ours.memory_mb if recipe.memory_mb is None else recipe.memory_mb,
         pids=ours.pids,
+        storage_mb=ours.storage_mb if recipe.storage_mb is None else recipe.storage_mb,
         max_output_bytes=ours.max_output_bytes,
     )
 

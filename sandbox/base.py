@@ -2,15 +2,28 @@
 
 A sandbox has two channels. `run` is the agent's: one persistent shell whose directory, variables
 and jobs live from command to command. `exec`, `read` and `write` are ours: they do not see or
-touch that shell, run as root, and still work when the agent has wrecked it. The conformance suite
-in `sandbox/conformance.py` is the contract in full; every provider passes it.
+touch that shell, run as root, and still work when the agent has wrecked it. A third channel is
+opened on demand: `terminal`, a pseudo-terminal for programs that want a screen. The conformance
+suite in `sandbox/conformance.py` is the contract in full; every provider passes it.
 """
 
 from collections.abc import Mapping
 from contextlib import AbstractAsyncContextManager
-from typing import Protocol
+from typing import Final, Protocol
 
-from headrace.types import CommandResult, EnvironmentRecipe, Record
+from headrace.types import (
+    CommandResult,
+    ComposeFile,
+    EnvironmentRecipe,
+    NetworkPolicy,
+    Record,
+    Task,
+)
+
+IMAGE_USER: Final = ""
+"""For `Sandbox.exec(user=...)`: the user the image names (root where it names none)."""
+COLUMNS, ROWS = 160, 40
+"""Size of a terminal, as Terminus-2 has it."""
 
 
 class Limits(Record, frozen=True, kw_only=True):
@@ -19,6 +32,8 @@ class Limits(Record, frozen=True, kw_only=True):
     cpus: float | None = 1.0
     memory_mb: int | None = 2048
     pids: int | None = 512
+    storage_mb: int | None = None
+    """What it may write; enforced where the provider can (see its page)."""
     max_output_bytes: int = 1 << 20
     """Kept of each of stdout and stderr of a command; the middle is cut."""
 
@@ -35,8 +50,38 @@ class SandboxSpec(Record, frozen=True, kw_only=True):
     user: str | None = None
     """Who the agent's shell runs as; None: the image's own."""
     network: bool = False
-    """False: loopback only."""
+    """False: loopback only, and what `egress` lets through."""
+    egress: "Egress | None" = None
+    """Set, with `network` False: a proxy inside the sandbox whose rule may change while it runs."""
+    compose: ComposeFile | None = None
+    """Set: the services of this file are started too, and the sandbox is one of them."""
+    terminal: bool = False
+    """Whether `Sandbox.terminal` may be called: some providers must arrange for it at the start."""
     limits: Limits = Limits()
+
+
+class Egress:
+    """What one sandbox may reach now. The engine changes `policy` between phases."""
+
+    def __init__(self, policy: NetworkPolicy) -> None:
+        self.policy = policy
+
+
+class Terminal(Protocol):
+    """A login shell on a pseudo-terminal, `COLUMNS` by `ROWS`, as the agent's user."""
+
+    async def type(self, keys: str, *, wait_s: float) -> CommandResult:
+        """Send `keys` as tmux's `send-keys` would and wait until the shell is idle again.
+
+        A `keys` that is one key name (`C-c`, `Enter`, `Up`, ...) is that key; anything else is
+        typed literally. `wait_s` is the longest wait: it returns as soon as the command that was
+        typed has ended and the output is still; with `timed_out` when something still runs then.
+        `stdout` is what was printed since the previous call, as plain text in UTF-8, lines as the
+        screen holds them, and empty when that cannot be told from the screen alone (a full-screen
+        program). `screen` is the visible screen. `exit_code` is None. A shell that ended gives
+        `shell_lost`, and the next call has a fresh one. A sandbox that is gone raises
+        `SandboxError`. Cancelling leaves what was typed running.
+        """
 
 
 class Sandbox(Protocol):
@@ -66,8 +111,9 @@ class Sandbox(Protocol):
     ) -> CommandResult:
         """Run `command` in a fresh process apart from the agent's shell, as root by default.
 
-        At the deadline its process group is killed. One at a time, like `run`; never at the
-        same time as a `run` of the same sandbox unless that run has been cancelled.
+        `user` None is root, `IMAGE_USER` the image's own. At the deadline its process group is
+        killed. One at a time, like `run`; never at the same time as a `run` of the same sandbox
+        unless that run has been cancelled.
         """
 
     async def read(self, path: str, *, max_bytes: int = 64 << 20) -> bytes:
@@ -79,6 +125,18 @@ class Sandbox(Protocol):
 
     async def write(self, path: str, data: bytes, *, mode: int = 0o644) -> None:
         """Make or replace a regular file, with its folders."""
+
+    async def terminal(self) -> Terminal:
+        """The sandbox's terminal, opened by the first call and closed with the sandbox.
+
+        Raises `ContractError` when the spec did not ask for one.
+        """
+
+    def service(self, name: str) -> "Sandbox":
+        """Another service of the same compose file: its `exec`, `read` and `write` only.
+
+        The sandbox itself for its own service's name. Raises `SandboxError` for an unknown name.
+        """
 
     async def aclose(self) -> None:
         """Remove it and everything in it. Idempotent; finished even when cancelled."""
@@ -95,6 +153,12 @@ class Provider(Protocol):
 
         Concurrent calls for one recipe build once. Raises `ImageError` with the end of the
         build's log.
+        """
+
+    async def refuses(self, task: Task, *, network: bool) -> str | None:
+        """Why this provider cannot run `task` as it asks, or None. Asked before anything starts.
+
+        `network`: the run follows what tasks ask for. Looks at the machine at most once.
         """
 
     def open(self, spec: SandboxSpec) -> AbstractAsyncContextManager[Sandbox]:

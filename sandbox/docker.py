@@ -23,7 +23,7 @@ from headrace.sandbox.docker_images import Images, Progress
 from headrace.sandbox.docker_sandbox import DockerSandbox
 from headrace.sandbox.docker_sweep import labels, remove, sweep
 from headrace.sandbox.scripts import AGENT
-from headrace.types import EnvironmentRecipe
+from headrace.types import EnvironmentRecipe, Task
 
 __all__ = ["DockerProvider", "available", "socket_path"]
 
@@ -60,6 +60,10 @@ class DockerProvider:
 
     async def prepare(self, recipe: EnvironmentRecipe) -> str:
         return await self._images.ensure(recipe)
+
+    async def refuses(self, task: Task, *, network: bool) -> str | None:
+        """See `Provider.refuses`."""
+        return None
 
     @asynccontextmanager
     async def open(self, spec: SandboxSpec) -> AsyncIterator[DockerSandbox]:

@@ -13,8 +13,8 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 from headrace.aio import run_shielded
-from headrace.errors import ProviderGone, SandboxError
-from headrace.sandbox.base import SandboxSpec
+from headrace.errors import ContractError, ProviderGone, SandboxError
+from headrace.sandbox.base import Sandbox, SandboxSpec, Terminal
 from headrace.sandbox.control import Control, Span
 from headrace.sandbox.docker_engine import EngineClient
 from headrace.sandbox.docker_stream import (
@@ -182,6 +182,14 @@ class DockerSandbox:
         self._check()
         async with self._attributed():
             await (await self._open_control()).write(path, data, mode=mode)
+
+    async def terminal(self) -> Terminal:
+        """See `Sandbox.terminal`."""
+        raise ContractError("this sandbox has no terminal")
+
+    def service(self, name: str) -> Sandbox:
+        """See `Sandbox.service`."""
+        raise SandboxError(f"there is no service {name!r}")
 
     async def aclose(self) -> None:
         if not self._closed:

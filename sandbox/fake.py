@@ -19,8 +19,8 @@ from typing import NamedTuple
 
 from headrace.aio import first_of
 from headrace.errors import ContractError, ProviderGone, SandboxError
-from headrace.sandbox.base import SandboxSpec
-from headrace.types import CommandResult, EnvironmentRecipe
+from headrace.sandbox.base import Sandbox, SandboxSpec, Terminal
+from headrace.types import CommandResult, EnvironmentRecipe, Task
 
 Answer = CommandResult | Exception | bytes
 """A result, an error to raise, or the stdout of a command that succeeds."""
@@ -112,6 +112,10 @@ class FakeProvider:
         self.check()
         self.prepared.append(recipe)
         return recipe.image or recipe.dockerfile or "fake"
+
+    async def refuses(self, task: Task, *, network: bool) -> str | None:
+        """See `Provider.refuses`."""
+        return None
 
     @asynccontextmanager
     async def open(self, spec: SandboxSpec) -> "AsyncIterator[FakeSandbox]":
@@ -216,6 +220,14 @@ class FakeSandbox:
         await asyncio.sleep(0)
         self._check()
         self.files[self._absolute(path)] = data
+
+    async def terminal(self) -> Terminal:
+        """See `Sandbox.terminal`."""
+        raise ContractError("this sandbox has no terminal")
+
+    def service(self, name: str) -> Sandbox:
+        """See `Sandbox.service`."""
+        raise SandboxError(f"there is no service {name!r}")
 
     async def aclose(self) -> None:
         """See `Sandbox.aclose`."""

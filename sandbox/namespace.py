@@ -35,7 +35,7 @@ from headrace.sandbox.namespace_process import inherited
 from headrace.sandbox.namespace_sandbox import NamespaceSandbox
 from headrace.sandbox.rootfs import can_build
 from headrace.sandbox.scripts import INIT_PROGRAM
-from headrace.types import EnvironmentRecipe
+from headrace.types import EnvironmentRecipe, Task
 
 START_TIMEOUT_S = 60.0
 STORAGE_MB = 8192
@@ -92,6 +92,10 @@ class NamespaceProvider:
     async def prepare(self, recipe: EnvironmentRecipe) -> str:
         """See `Provider.prepare`."""
         return await self._images.prepare(recipe)
+
+    async def refuses(self, task: Task, *, network: bool) -> str | None:
+        """See `Provider.refuses`."""
+        return None
 
     @asynccontextmanager
     async def open(self, spec: SandboxSpec) -> AsyncIterator[NamespaceSandbox]:

@@ -12,7 +12,8 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 
 from headrace.aio import run_shielded
-from headrace.errors import SandboxError
+from headrace.errors import ContractError, SandboxError
+from headrace.sandbox.base import Sandbox, Terminal
 from headrace.sandbox.control import Control
 from headrace.sandbox.leases import children_of
 from headrace.sandbox.namespace_process import (
@@ -103,6 +104,14 @@ class NamespaceSandbox:
     async def write(self, path: str, data: bytes, *, mode: int = 0o644) -> None:
         """See `Sandbox.write`."""
         await self._control.write(path, data, mode=mode)
+
+    async def terminal(self) -> Terminal:
+        """See `Sandbox.terminal`."""
+        raise ContractError("this sandbox has no terminal")
+
+    def service(self, name: str) -> Sandbox:
+        """See `Sandbox.service`."""
+        raise SandboxError(f"there is no service {name!r}")
 
     async def aclose(self) -> None:
         """See `Sandbox.aclose`."""

@@ -11,7 +11,8 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 
 from headrace.errors import TaskError
-from headrace.tasks.harbor import CONFIG, HarborTask, read_harbor
+from headrace.tasks.harbor import CONFIG, read_harbor
+from headrace.tasks.reading import Read
 from headrace.types import Record, Task
 
 PACKS = Path(__file__).resolve().parent / "packs"
@@ -45,7 +46,7 @@ def load(
     """The tasks of `source` after the filters. `TaskError` when there is none to find."""
     root = locate(source)
     folders, skipped = _folders(root)
-    found: list[HarborTask] = []
+    found: list[Read] = []
     problems: list[Problem] = []
     for folder in folders:
         try:
@@ -109,7 +110,7 @@ def _nothing_in(root: Path, skipped: int) -> str:
     return message
 
 
-def _refuse_duplicates(found: Sequence[HarborTask]) -> None:
+def _refuse_duplicates(found: Sequence[Read]) -> None:
     paths: dict[str, str] = {}
     for one in found:
         other = paths.setdefault(one.task.name, one.task.path)
@@ -121,7 +122,7 @@ def _refuse_duplicates(found: Sequence[HarborTask]) -> None:
 
 
 def _refuse_idle_patterns(
-    include: Sequence[str], found: Sequence[HarborTask], problems: Sequence[Problem]
+    include: Sequence[str], found: Sequence[Read], problems: Sequence[Problem]
 ) -> None:
     names = [one.task.name for one in found] + [Path(p.path).name for p in problems]
     for pattern in include:

@@ -37,9 +37,9 @@ def check(task: Task) -> list[Finding]:
         findings.append(("no_solution", "no solution/solve.sh: the oracle cannot run this task"))
     else:
         findings += _script(Path(task.solution.path) / "solve.sh", "solution/solve.sh")
-    test = Path(task.verifier.tests) / "test.sh"
+    test = Path(task.verifier.tests[0]) / task.verifier.script
     findings += _script(test, "tests/test.sh")
-    if not any("reward" in _text(path) for path in _test_files(Path(task.verifier.tests))):
+    if not any("reward" in _text(path) for path in _test_files(Path(task.verifier.tests[0]))):
         findings.append(("no_reward", "no file in tests/ mentions the reward file it must write"))
     findings += _environment(task)
     if task.inert:
@@ -74,7 +74,7 @@ def _environment(task: Task) -> list[tuple[str, str]]:
             findings.append(("leak", "the Dockerfile copies tests or solution into the image"))
         if _RUNS_AS.search(text):
             findings.append(("image_user", "the Dockerfile sets USER: check what tests may write"))
-    if environment.network == "allowlist":
+    if environment.network.mode == "allowlist":
         findings.append(
             ("allowlist", "asks for a list of allowed hosts, which cannot be given yet")
         )

@@ -14,10 +14,11 @@ from pathlib import Path
 from headrace.errors import TaskError
 from headrace.tasks.harbor_files import digest, missing_sources, read_text
 from headrace.tasks.harbor_toml import Fields, interpret
+from headrace.tasks.reading import Read
 from headrace.types import (
     AgentRecipe,
     EnvironmentRecipe,
-    Record,
+    NetworkPolicy,
     SolutionRecipe,
     Task,
     VerifierRecipe,
@@ -28,19 +29,12 @@ MAX_TEXT_BYTES = 1 << 20
 _CANARY = re.compile(r"\s*(?:<!--.*canary.*-->|#.*canary.*)\s*", re.IGNORECASE)
 
 
-class HarborTask(Record, frozen=True, kw_only=True):
-    """A task and what was odd about its folder."""
-
-    task: Task
-    warnings: tuple[str, ...] = ()
-
-
 def read_task(path: str | Path, environ: Mapping[str, str] | None = None) -> Task:
     """The task in the folder `path`. `TaskError` says what is wrong with it."""
     return read_harbor(path, environ).task
 
 
-def read_harbor(path: str | Path, environ: Mapping[str, str] | None = None) -> HarborTask:
+def read_harbor(path: str | Path, environ: Mapping[str, str] | None = None) -> Read:
     """The task in the folder `path`, with warnings. `environ` fills `${VAR}`; None: our own."""
     root = Path(os.path.abspath(path))
     if not root.is_dir():
@@ -68,7 +62,7 @@ def strip_canary(text: str) -> str:
     return "".join(lines[start:])
 
 
-def _read(root: Path, environ: Mapping[str, str]) -> HarborTask:
+def _read(root: Path, environ: Mapping[str, str]) -> Read:
     task_digest = digest(root)  # first: it refuses what must not be opened
     fields = interpret(_document(root), environ)
     warnings = list(fields.warnings)
@@ -95,7 +89,7 @@ def _read(root: Path, environ: Mapping[str, str]) -> HarborTask:
         environment=environment,
         agent=AgentRecipe(timeout_s=fields.agent_timeout_s, user=fields.agent_user),
         verifier=VerifierRecipe(
-            tests=str(tests),
+            tests=(str(tests),),
             timeout_s=fields.verifier_timeout_s,
             env=fields.verifier_env,
             user=fields.verifier_user,
@@ -107,7 +101,7 @@ def _read(root: Path, environ: Mapping[str, str]) -> HarborTask:
         metadata=fields.metadata,
         inert=tuple(inert),
     )
-    return HarborTask(task=task, warnings=tuple(warnings))
+    return Read(task=task, warnings=tuple(warnings))
 
 
 def _document(root: Path) -> dict[str, object]:
@@ -148,7 +142,7 @@ def _environment(root: Path, fields: Fields, warnings: list[str]) -> Environment
         cpus=fields.cpus,
         memory_mb=fields.memory_mb,
         storage_mb=fields.storage_mb,
-        network=fields.network,
+        network=NetworkPolicy(mode=fields.network),
         build_timeout_s=fields.build_timeout_s,
     )
 

@@ -136,7 +136,7 @@ class Rig:
             instruction="do it",
             environment=EnvironmentRecipe(image="x"),
             agent=AgentRecipe(),
-            verifier=VerifierRecipe(tests=str(tmp_path / "tests")),
+            verifier=VerifierRecipe(tests=(str(tmp_path / "tests"),)),
         )
         self.planned = [
             Planned(id=f"e{i}", task=task, sample=i, limits=limits, sandbox=Limits(), network=False)

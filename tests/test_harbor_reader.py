@@ -97,11 +97,11 @@ def test_every_field_of_the_format_is_read(tmp_path: Path) -> None:
     assert (task.agent.timeout_s, task.agent.user) == (900.0, "1000")
     assert (task.verifier.timeout_s, task.verifier.user) == (120.5, "tester")
     assert task.verifier.env == {"MODE": "full", "N": "3"}
-    assert task.verifier.tests == str(root / "tests")
+    assert task.verifier.tests == (str(root / "tests"),)
     environment = task.environment
     assert environment.env == {"HOME_OF": "me", "RAW": "a${WHO}"}
     assert (environment.cpus, environment.memory_mb, environment.storage_mb) == (2.0, 4096, 10240)
-    assert (environment.network, environment.workdir) == ("allowlist", "/app")
+    assert (environment.network.mode, environment.workdir) == ("allowlist", "/app")
     assert (environment.build_timeout_s, environment.upload_context) == (1800.0, False)
     assert environment.dockerfile == str(root / "environment" / "Dockerfile")
     assert task.solution is not None and task.solution.env == {"KEY": "v"}
@@ -119,7 +119,7 @@ def test_an_empty_task_toml_has_harbors_defaults(tmp_path: Path) -> None:
     task = one.task
     assert task.name == "bare"
     assert (task.agent.timeout_s, task.verifier.timeout_s) == (None, 600.0)
-    assert (task.environment.network, task.environment.build_timeout_s) == ("public", 600.0)
+    assert (task.environment.network.mode, task.environment.build_timeout_s) == ("public", 600.0)
     assert (task.inert, one.warnings) == ((), ())
 
 
@@ -158,7 +158,7 @@ def test_memory_in_every_form(
 )
 def test_the_network_in_both_forms(tmp_path: Path, toml: str, network: str) -> None:
     task = read_task(make(tmp_path / "t", f"[environment]\n{toml}\n"))
-    assert task.environment.network == network
+    assert task.environment.network.mode == network
 
 
 def test_an_unknown_key_is_a_warning_with_the_nearest_name(tmp_path: Path) -> None:

@@ -37,7 +37,7 @@ def task(folder: Path, script: str, *, name: str = "test.sh", **verifier: object
     """A task whose tests are `script`; nothing else of it matters here."""
     folder.mkdir(exist_ok=True)
     (folder / name).write_text(script)
-    recipe = VerifierRecipe(tests=str(folder), timeout_s=30.0)
+    recipe = VerifierRecipe(tests=(str(folder),), timeout_s=30.0)
     return Task(
         name="org/t",
         digest="0" * 64,

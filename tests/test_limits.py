@@ -74,7 +74,7 @@ def test_the_run_overrides_the_tasks_time(tmp_path: Path) -> None:
         instruction="do",
         environment=EnvironmentRecipe(),
         agent=AgentRecipe(timeout_s=100.0),
-        verifier=VerifierRecipe(tests="/t", timeout_s=7.0),
+        verifier=VerifierRecipe(tests=("/t",), timeout_s=7.0),
     )
     ours = {"max_turns": 1, "max_tokens": None, "command_timeout_s": 1.0}
     own = combine(task, agent_timeout_s=None, verifier_timeout_s=None, **ours)

@@ -43,7 +43,7 @@ def task(name: str = "org/hello", solution: SolutionRecipe | None = None) -> Tas
         instruction="Say hello.",
         environment=EnvironmentRecipe(image="x"),
         agent=AgentRecipe(),
-        verifier=VerifierRecipe(tests="/tasks/hello/tests"),
+        verifier=VerifierRecipe(tests=("/tasks/hello/tests",)),
         solution=solution,
     )
 

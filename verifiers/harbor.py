@@ -131,7 +131,7 @@ def _faulty(
 
 async def _bring(task: Task, sandbox: Sandbox) -> str | None:
     """Remove what is stale and put the tests there; why they cannot be brought, or None."""
-    tests = await in_thread(pack, task.verifier.tests)
+    tests = await in_thread(pack, task.verifier.tests[0])
     result = await sandbox.exec(_PREPARE, timeout_s=TRANSFER_TIMEOUT_S, stdin=tests)
     if _BROUGHT.encode() in result.stdout:
         return None
@@ -155,7 +155,7 @@ async def _run_tests(task: Task, sandbox: Sandbox) -> bool:
 
 def _start(task: Task) -> str:
     """How test.sh is started: by itself, or by a shell when it does not say which one."""
-    path = Path(task.verifier.tests) / "test.sh"
+    path = Path(task.verifier.tests[0]) / "test.sh"
     with boundary(SandboxError, f"{path} could not be read"), path.open("rb") as script:
         if script.read(2) == b"#!":
             return "/tests/test.sh"

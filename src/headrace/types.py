@@ -10,7 +10,7 @@ from typing import Any
 
 import msgspec
 
-EPISODE_SCHEMA = 1
+EPISODE_SCHEMA = 2
 
 
 class Record(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -18,6 +18,74 @@ class Record(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
 
 
 # --- tasks ----------------------------------------------------------------------------------
+
+
+class NetworkPolicy(Record, frozen=True, kw_only=True):
+    """What one phase of an episode may reach."""
+
+    mode: str = "public"
+    """`public`, `none` or `allowlist`: what the task asks for; the run decides (see configs)."""
+    allowed_hosts: tuple[str, ...] = ()
+    """Host names, `*.suffix`, addresses and networks; with `allowlist` only."""
+
+
+class HealthCheck(Record, frozen=True, kw_only=True):
+    """A command that must succeed before the agent begins; Harbor's and Docker's rules."""
+
+    command: str
+    interval_s: float = 5.0
+    timeout_s: float = 30.0
+    start_period_s: float = 0.0
+    """Failures within this time do not count."""
+    start_interval_s: float = 5.0
+    """Between checks within `start_period_s`."""
+    retries: int = 3
+    """So many failures in a row are one too many."""
+
+
+class McpServer(Record, frozen=True, kw_only=True):
+    """A tool server the task offers; listed in the prompt, never started by us."""
+
+    name: str
+    transport: str = "sse"
+    """`stdio`, `sse` or `streamable-http`."""
+    url: str | None = None
+    command: str | None = None
+    args: tuple[str, ...] = ()
+
+
+class Artifact(Record, frozen=True, kw_only=True):
+    """A file or folder of the sandbox that is kept with the run, or handed to the verifier."""
+
+    source: str
+    """Path in the sandbox; relative to the working directory."""
+    destination: str | None = None
+    """Path in the artifact folder; None: the source's own path."""
+    exclude: tuple[str, ...] = ()
+    """Patterns that `tar --exclude` understands."""
+    service: str = "main"
+
+
+class CollectHook(Record, frozen=True, kw_only=True):
+    """A command that runs after the agent and before artifacts are collected; best effort."""
+
+    command: str
+    service: str = "main"
+    timeout_s: float = 60.0
+    user: str | None = None
+
+
+class ComposeFile(Record, frozen=True, kw_only=True):
+    """Several containers: the task's own compose file, run by `docker compose`."""
+
+    path: str
+    """Absolute path."""
+    context: str
+    """Absolute path of the folder its relative paths start from."""
+    service: str = "main"
+    """The service the agent works in."""
+    services: tuple[str, ...] = ("main",)
+    """All of them."""
 
 
 class EnvironmentRecipe(Record, frozen=True, kw_only=True):
@@ -29,6 +97,8 @@ class EnvironmentRecipe(Record, frozen=True, kw_only=True):
     """Absolute path of the Dockerfile, if there is one."""
     context: str | None = None
     """Absolute path of the build context (the task's `environment/` folder)."""
+    compose: ComposeFile | None = None
+    """Set: the sandbox is a service among several; `image` and `dockerfile` may be None."""
     upload_context: bool = False
     """A ready image and no Dockerfile: the context's files go into the working directory."""
     workdir: str | None = None
@@ -38,8 +108,11 @@ class EnvironmentRecipe(Record, frozen=True, kw_only=True):
     cpus: float | None = None
     memory_mb: int | None = None
     storage_mb: int | None = None
-    network: str = "public"
-    """`public`, `none` or `allowlist`: what the task asks for; the run decides (see configs)."""
+    network: NetworkPolicy = NetworkPolicy()
+    """Of every phase that names none of its own."""
+    healthcheck: HealthCheck | None = None
+    """Runs once after the start, before the agent."""
+    mcp_servers: tuple[McpServer, ...] = ()
     build_timeout_s: float = 600.0
 
 
@@ -48,24 +121,64 @@ class AgentRecipe(Record, frozen=True, kw_only=True):
 
     timeout_s: float | None = None
     user: str | None = None
+    """None: the image's own user."""
+    network: NetworkPolicy | None = None
+    """None: the environment's."""
 
 
 class VerifierRecipe(Record, frozen=True, kw_only=True):
-    """How the task is graded; Harbor's contract."""
+    """How the task is graded."""
 
-    tests: str
-    """Absolute path of the folder that goes to `/tests` after the agent has ended."""
+    kind: str = "harbor"
+    """`harbor` (a reward file) or `terminal-bench-1` (parsed output); see `verifiers/registry`."""
+    tests: tuple[str, ...] = ()
+    """Absolute paths of folders whose contents go to `/tests` after the agent has ended, later
+    ones over earlier ones. Empty: the verifier's own image holds them."""
+    script: str = "test.sh"
+    """File name in `/tests`, or, for `terminal-bench-1`, absolute path on this machine."""
     timeout_s: float = 600.0
     env: dict[str, str] = {}
     user: str | None = None
+    """None: the image's own user."""
+    network: NetworkPolicy | None = None
+    """None: the environment's."""
+    environment: EnvironmentRecipe | None = None
+    """Set: the tests run in a sandbox of their own, which gets the artifacts."""
+    collect: tuple[CollectHook, ...] = ()
+    parser: str = ""
+    """`terminal-bench-1` only: `pytest`, `swebench`, `swelancer`, `mlebench` or `sweperf`."""
+    same_shell: bool = False
+    """`terminal-bench-1` only: the tests run in the agent's own shell."""
 
 
 class SolutionRecipe(Record, frozen=True, kw_only=True):
     """The reference solution, run by the `oracle` policy only."""
 
     path: str
-    """Absolute path of the folder that goes to `/solution`."""
+    """Absolute path of a folder, or of one file, that goes to `target`."""
+    target: str = "/solution"
+    script: str = "solve.sh"
+    """Name in `target` of what is run."""
     env: dict[str, str] = {}
+    keystrokes: "tuple[Command, ...]" = ()
+    """Set: typed into the terminal in place of running `script` (`solution.yaml`)."""
+
+
+class StepRecipe(Record, frozen=True, kw_only=True):
+    """One step of a task of several: its own instruction, time and tests in one sandbox."""
+
+    name: str
+    instruction: str
+    agent: AgentRecipe
+    verifier: VerifierRecipe
+    solution: SolutionRecipe | None = None
+    files: str | None = None
+    """Absolute path of a folder that goes into the working directory before the step; a
+    `setup.sh` in it is run there."""
+    healthcheck: HealthCheck | None = None
+    min_reward: dict[str, float] = {}
+    """By reward key: below it the steps that follow are not done. A missing key is below."""
+    artifacts: tuple[Artifact, ...] = ()
 
 
 class Task(Record, frozen=True, kw_only=True):
@@ -77,35 +190,45 @@ class Task(Record, frozen=True, kw_only=True):
     """sha256 over names, modes and contents of the task's files: the identity of the task."""
     path: str
     format: str
-    """`harbor`"""
+    """`harbor` or `terminal-bench-1`."""
     instruction: str
+    """Empty when there are `steps`."""
     environment: EnvironmentRecipe
     agent: AgentRecipe
     verifier: VerifierRecipe
     solution: SolutionRecipe | None = None
+    steps: tuple[StepRecipe, ...] = ()
+    """Set: done in this order in one sandbox; the task's own agent, verifier and solution are
+    then only what a step inherits, and the reader has put that into each step already."""
+    reward_strategy: str = "mean"
+    """Of the steps' rewards: `mean` over the steps that were graded, or `final`."""
+    artifacts: tuple[Artifact, ...] = ()
     category: str | None = None
     difficulty: str | None = None
     tags: tuple[str, ...] = ()
     metadata: dict[str, Any] = {}
     inert: tuple[str, ...] = ()
-    """Dotted names of fields that were read but are not acted on yet."""
+    """Dotted names of fields that were read but are not acted on."""
 
 
 # --- commands and turns ---------------------------------------------------------------------
 
 
 class Command(Record, frozen=True, kw_only=True):
-    """One command for the sandbox's shell."""
+    """One command for the sandbox's shell, or keystrokes for its terminal."""
 
     text: str
     timeout_s: float | None = None
-    """None: the run's `limits.command_timeout_s`."""
+    """None: the run's `limits.command_timeout_s`. For keystrokes: the longest wait."""
+    keys: bool = False
+    """`text` is typed into the terminal (see `sandbox.base.Terminal`), not run by the shell."""
 
 
 class Upload(Record, frozen=True, kw_only=True):
     """A folder of the host that goes into the sandbox before the commands of an action."""
 
     source: str
+    """A folder's contents go into `target`; a file goes there under its own name."""
     target: str
 
 
@@ -124,6 +247,8 @@ class CommandResult(Record, frozen=True, kw_only=True):
     shell_lost: bool = False
     """The shell itself ended; the next command runs in a fresh one."""
     duration_s: float = 0.0
+    screen: bytes | None = None
+    """Keystrokes only: the visible screen afterwards, UTF-8, lines without trailing blanks."""
 
 
 class Sample(Record, frozen=True, kw_only=True):
@@ -169,6 +294,8 @@ class Turn(Record, frozen=True, kw_only=True):
     warnings: tuple[str, ...] = ()
     policy_s: float = 0.0
     command_s: float = 0.0
+    step: str = ""
+    """Name of the task's step it belongs to; empty for a task without steps."""
 
 
 class Span(Record, frozen=True, kw_only=True, array_like=True):
@@ -256,6 +383,16 @@ class VerdictFault(StrEnum):
     """The verifier ran and left no readable reward. Counts as not solved, as Harbor counts it."""
 
 
+class OtherReading(Record, frozen=True, kw_only=True):
+    """What the other way to read the same tests says, where the two ways differ."""
+
+    compat: str
+    """`strict`: as the official harness reads them; `correct`: as they should be."""
+    reward: float | None
+    reason: str
+    """Why the two differ."""
+
+
 class Verdict(Record, frozen=True, kw_only=True):
     """What the verifier found in the sandbox the agent left behind."""
 
@@ -270,6 +407,7 @@ class Verdict(Record, frozen=True, kw_only=True):
     log_tail: str = ""
     """The end of the verifier's output."""
     duration_s: float = 0.0
+    other: OtherReading | None = None
 
     @property
     def passed(self) -> bool:
@@ -305,6 +443,27 @@ class Failure(Record, frozen=True, kw_only=True):
     message: str
 
 
+class StepResult(Record, frozen=True, kw_only=True):
+    """How one step of a task of several ended."""
+
+    name: str
+    stop_reason: StopReason
+    stop_detail: str = ""
+    verdict: Verdict
+
+
+class Collected(Record, frozen=True, kw_only=True):
+    """One artifact entry and what became of it."""
+
+    source: str
+    destination: str
+    """Relative to the episode's folder under the run's `artifacts/`."""
+    status: str
+    """`ok`, `empty`, `missing` or `failed`."""
+    service: str = "main"
+    detail: str = ""
+
+
 class Episode(Record, frozen=True, kw_only=True):
     """One finished attempt at one task by one policy: the record in the shards."""
 
@@ -336,6 +495,9 @@ class Episode(Record, frozen=True, kw_only=True):
     verdict: Verdict
     failure: Failure | None = None
     timing: Timing = Timing()
+    steps: tuple[StepResult, ...] = ()
+    """Of a task of several steps: those that were begun, in order; `verdict` sums them up."""
+    artifacts: tuple[Collected, ...] = ()
     started_at: float = 0.0
     """Unix seconds."""
 

@@ -48,7 +48,7 @@ def a_task() -> Callable[..., Task]:
             instruction=instruction,
             environment=EnvironmentRecipe(),
             agent=AgentRecipe(),
-            verifier=VerifierRecipe(tests="/nowhere"),
+            verifier=VerifierRecipe(tests=("/nowhere",)),
         )
 
     return make
