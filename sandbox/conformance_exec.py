@@ -1,8 +1,10 @@
 """Conformance of our own channel: `exec` stands apart from the shell and outlives its wreck."""
 
+from pathlib import Path
+
 import pytest
 
-from headrace.sandbox.base import Limits, Sandbox
+from headrace.sandbox.base import IMAGE_USER, Limits, Provider, Sandbox
 from headrace.sandbox.conformance_suite import (
     SOON_S,
     Suite,
@@ -13,6 +15,9 @@ from headrace.sandbox.conformance_suite import (
     run,
     says,
 )
+from headrace.types import EnvironmentRecipe
+
+_WITH_A_USER = "FROM headrace/base:bookworm\nRUN useradd --uid 4321 maker\nUSER maker\n"
 
 
 class Exec(Suite):
@@ -52,6 +57,24 @@ class Exec(Suite):
         assert result.stdout.startswith(b"nobody\n")
         assert result.exit_code != 0
         assert (await execute(sandbox, "stat -c %U /tmp/mine")).stdout == b"nobody\n"
+
+    async def test_exec_as_the_images_user_is_root_where_the_image_names_none(
+        self, sandbox: Sandbox
+    ) -> None:
+        assert (await execute(sandbox, "id -un", user=IMAGE_USER)).stdout == b"root\n"
+
+    async def test_exec_as_the_images_user_is_whom_the_image_names(
+        self, provider: Provider, tmp_path: Path
+    ) -> None:
+        (tmp_path / "Dockerfile").write_text(_WITH_A_USER)
+        recipe = EnvironmentRecipe(dockerfile=f"{tmp_path}/Dockerfile", context=str(tmp_path))
+        image = await provider.prepare(recipe)
+        async with self.open(image=image) as sandbox:
+            assert (await execute(sandbox, "id -un", user=IMAGE_USER)).stdout == b"maker\n"
+            assert (await execute(sandbox, "id -un")).stdout == b"root\n"
+            assert await says(sandbox, "id -un") == "maker\n"
+        async with self.open(image=image, user="nobody") as sandbox:  # the agent's is another
+            assert (await execute(sandbox, "id -un", user=IMAGE_USER)).stdout == b"maker\n"
 
     async def test_exec_takes_a_folder(self, sandbox: Sandbox) -> None:
         assert (await execute(sandbox, "pwd", workdir="/usr/bin")).stdout == b"/usr/bin\n"

@@ -78,6 +78,7 @@ class DockerProvider:
             f"headrace-{_NOT_IN_A_NAME.sub('', spec.episode)[:16]}-{secrets.token_hex(4)}",
             spec,
             workdir=spec.workdir or image.workdir,
+            image_user=image.user,
             on_left_behind=self._left_behind.append,
         )
         try:

@@ -14,7 +14,7 @@ from typing import Any
 
 from headrace.aio import run_shielded
 from headrace.errors import ContractError, ProviderGone, SandboxError
-from headrace.sandbox.base import Sandbox, SandboxSpec, Terminal
+from headrace.sandbox.base import IMAGE_USER, Sandbox, SandboxSpec, Terminal
 from headrace.sandbox.control import Control, Span
 from headrace.sandbox.docker_engine import EngineClient
 from headrace.sandbox.docker_stream import (
@@ -104,6 +104,7 @@ class DockerSandbox:
         spec: SandboxSpec,
         *,
         workdir: str,
+        image_user: str = "",
         on_left_behind: Callable[[str], None],
     ) -> None:
         self.container = container
@@ -111,6 +112,7 @@ class DockerSandbox:
         self._engine = engine
         self._spec = spec
         self._workdir = workdir
+        self._image_user = image_user
         self._on_left_behind = on_left_behind
         self._pipes: list[Pipe] = []
         self._commands = 0
@@ -169,7 +171,7 @@ class DockerSandbox:
                 stdin=stdin,
                 workdir=workdir,
                 env=env,
-                user=user,
+                user=self._image_user if user == IMAGE_USER else user,
                 max_output_bytes=max_output_bytes,
             )
 

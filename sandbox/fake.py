@@ -40,6 +40,8 @@ class Call(NamedTuple):
     """The command or the path."""
     data: bytes = b""
     """Stdin of an `exec`, bytes of a `write`."""
+    user: str | None = None
+    """Of an `exec`, as it was asked for."""
 
 
 class FakeProvider:
@@ -196,7 +198,7 @@ class FakeSandbox:
         max_output_bytes: int | None = None,
     ) -> CommandResult:
         """See `Sandbox.exec`; the answer is the script's. An upload succeeds and is only noted."""
-        self._note("exec", command, stdin)
+        self._note("exec", command, stdin, user)
         return await self._answer(self._provider.exec_script, command, timeout_s, None)
 
     async def read(self, path: str, *, max_bytes: int = 64 << 20) -> bytes:
@@ -267,9 +269,9 @@ class FakeSandbox:
         if self._lost is not None:
             raise SandboxError(self._lost)
 
-    def _note(self, method: str, subject: str, data: bytes = b"") -> None:
+    def _note(self, method: str, subject: str, data: bytes = b"", user: str | None = None) -> None:
         if self._provider.record:
-            self._provider.calls.append(Call(self.spec.episode, method, subject, data))
+            self._provider.calls.append(Call(self.spec.episode, method, subject, data, user))
 
     def _absolute(self, path: str) -> str:
         return posixpath.normpath(posixpath.join(self.spec.workdir or "/", path))

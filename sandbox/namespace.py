@@ -112,7 +112,9 @@ class NamespaceProvider:
         here = self._there()
         name = f"headrace-{self._run_id[:20]}-{secrets.token_hex(5)}"
         claim = _Claim(here, name, spec)
-        sandbox = NamespaceSandbox(max_output_bytes=spec.limits.max_output_bytes)
+        sandbox = NamespaceSandbox(
+            max_output_bytes=spec.limits.max_output_bytes, image_user=image.user
+        )
         self._live += 1
         try:
             with boundary(SandboxError, f"the lease of {name}"):

@@ -13,7 +13,7 @@ from contextlib import suppress
 
 from headrace.aio import run_shielded
 from headrace.errors import ContractError, SandboxError
-from headrace.sandbox.base import Sandbox, Terminal
+from headrace.sandbox.base import IMAGE_USER, Sandbox, Terminal
 from headrace.sandbox.control import Control
 from headrace.sandbox.leases import children_of
 from headrace.sandbox.namespace_process import (
@@ -35,8 +35,9 @@ _SAID_BYTES = 2000
 class NamespaceSandbox:
     """See `Sandbox`. Made by `start`, closed by whoever started it."""
 
-    def __init__(self, *, max_output_bytes: int) -> None:
+    def __init__(self, *, max_output_bytes: int, image_user: str = "") -> None:
         self._keep = max_output_bytes
+        self._image_user = image_user
         self._leader: Leader | None = None
         self._inlets: list[Inlet] = []
         self._outlets: list[Outlet] = []
@@ -93,7 +94,7 @@ class NamespaceSandbox:
             stdin=stdin,
             workdir=workdir,
             env=env,
-            user=user,
+            user=self._image_user if user == IMAGE_USER else user,
             max_output_bytes=max_output_bytes,
         )
 
