@@ -77,7 +77,16 @@ async def _run(
         finished = await in_thread(folder.finished)
         for torn in folder.damage:
             on_event(Note(text=f"unreadable, to be run again: {torn}"))
-        plan = plan_episodes(config, tasks, policy.version)
+        refused = await _refused(provider, tasks, network=config.sandbox.network == "task")
+        for name, reason in refused.items():
+            on_event(Note(text=f"left out: {name}: {reason}"))
+        runnable = [task for task in tasks if task.name not in refused]
+        if not runnable:
+            raise TaskError(
+                f"expected at least one task that {provider.name} can run, found none:\n"
+                + "\n".join(f"  {name}: {reason}" for name, reason in refused.items())
+            )
+        plan = plan_episodes(config, runnable, policy.version)
         due = set(owed([p.id for p in plan], finished))
         started = RunStarted(
             run=folder.manifest.run,
@@ -227,6 +236,25 @@ class _Session:
         return summary
 
 
+# --- what can be run ---
+
+
+async def _refused(provider: Provider, tasks: Sequence[Task], *, network: bool) -> dict[str, str]:
+    """Why the provider cannot run a task as it asks, by name; nothing of these is started."""
+    found = {task.name: await provider.refuses(task, network=network) for task in tasks}
+    return {name: reason for name, reason in found.items() if reason is not None}
+
+
+def _without_network(tasks: Sequence[Task]) -> int:
+    """Tasks that ask for a network in some phase."""
+
+    def asks(task: Task) -> bool:
+        phases = (task.environment.network, task.agent.network, task.verifier.network)
+        return any(phase is not None and phase.mode != "none" for phase in phases)
+
+    return sum(asks(task) for task in tasks)
+
+
 # --- from configuration to parts ------------------------------------------------------------
 
 
@@ -237,6 +265,14 @@ def _tasks(config: RunConfig, on_event: OnEvent) -> tuple[Task, ...]:
         on_event(Note(text=f"left out: {problem.path}: {problem.message}"))
     for name, warnings in catalog.warnings.items():
         on_event(Note(text=f"{name}: {'; '.join(warnings)}"))
+    cut_off = _without_network(catalog.tasks) if config.sandbox.network == "none" else 0
+    if cut_off:
+        on_event(
+            Note(
+                text=f"{cut_off} of {len(catalog.tasks)} tasks ask for a network and get none;"
+                " for theirs: --set sandbox.network=task"
+            )
+        )
     if not catalog.tasks:
         raise TaskError(
             f"{source.source}: expected at least one task, found none that is readable and"
@@ -305,6 +341,7 @@ def _bounds(config: RunConfig) -> Bounds:
         preparing=engine.preparing,
         verifying=engine.verifying,
         tries=engine.tries,
+        retries=engine.retry_budget,
     )
 
 
