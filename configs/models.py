@@ -208,6 +208,9 @@ class EngineConfig(Section):
     """Verifiers running at once."""
     tries: PositiveInt = 3
     """How often an episode is tried when the infrastructure fails."""
+    retry_budget: Annotated[int, Field(ge=0)] | None = None
+    """Further tries that all episodes may take together when the infrastructure fails. Once they
+    are spent, a failed episode stays failed until the run is resumed; None: as `tries` allows."""
     grace_s: Seconds = 20.0
     """After the first Ctrl-C: seconds for what is nearly done, before the rest is cancelled."""
 

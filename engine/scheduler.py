@@ -43,18 +43,21 @@ class After(StrEnum):
     RETRY = "retry"
     """Queued again, first in line."""
     STORE = "store"
-    """Its tries are spent: to be stored with the failure."""
+    """Its tries, or those of the whole run, are spent: to be stored with the failure."""
     OWED = "owed"
     """The run is draining: no record, owed to the next run."""
 
 
 class Bounds(Record, frozen=True, kw_only=True):
-    """How many episodes may be in a stage at once. All at least 1."""
+    """How many episodes may be in a stage at once, and how often they may be tried."""
 
     live: int
     preparing: int
     verifying: int
     tries: int
+    """Of one episode, the first included. At least 1, as are the bounds above."""
+    retries: int | None = None
+    """Of all episodes together, after their first try; None: as many as `tries` allows."""
 
 
 class Grant(Record, frozen=True, kw_only=True):
@@ -91,16 +94,21 @@ class Scheduler:
         self._waiting: deque[str] = deque()
         self._count: Counter[Stage] = Counter()
         self._draining = False
+        self.retries = 0
+        """Further tries granted to episodes whose infrastructure failed."""
 
     # --- events of the outside world ---
 
     def submit(self, id: str, now: float) -> None:
-        """Plan one episode. The same id twice is a bug."""
+        """Plan one episode; while draining it is cancelled at once. The same id twice is a bug."""
         if id in self._stage:
             raise ContractError(f"episode {id} is already planned")
-        self._set(id, Stage.QUEUED)
         self._tries[id] = 0
         self._since[id] = now
+        if self._draining:
+            self._set(id, Stage.CANCELLED)
+            return
+        self._set(id, Stage.QUEUED)
         self._queue.append(id)
 
     def grants(self) -> list[Grant]:
@@ -138,7 +146,7 @@ class Scheduler:
         stage = self._expect(id, LIVE - {Stage.STORE})
         if stage is Stage.WAITING:
             self._waiting.remove(id)
-        if not retry or self._tries[id] >= self._bounds.tries:
+        if not retry or self._tries[id] >= self._bounds.tries or self._budget_spent():
             self._set(id, Stage.STORE)
             return After.STORE
         if self._draining:
@@ -147,6 +155,7 @@ class Scheduler:
         self._set(id, Stage.QUEUED)
         self._since[id] = now
         self._queue.appendleft(id)
+        self.retries += 1
         return After.RETRY
 
     def finished(self, id: str) -> None:
@@ -220,6 +229,9 @@ class Scheduler:
             self._count[before] -= 1
         self._stage[id] = stage
         self._count[stage] += 1
+
+    def _budget_spent(self) -> bool:
+        return self._bounds.retries is not None and self.retries >= self._bounds.retries
 
     def _live(self) -> int:
         return sum(self._count[stage] for stage in LIVE)

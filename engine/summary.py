@@ -6,8 +6,10 @@ measured while running (`wall_s` and what depends on it) is of the last session 
 
 import platform
 from collections import Counter
+from collections.abc import Mapping
 from importlib import metadata
 from pathlib import Path
+from types import MappingProxyType
 
 import msgspec
 
@@ -17,7 +19,7 @@ from headrace.engine.resume import is_owed
 from headrace.engine.run_folder import write_atomically
 from headrace.types import Episode, Record
 
-SUMMARY_SCHEMA = 1
+SUMMARY_SCHEMA = 2
 SUMMARY_FILE = "summary.json"
 
 
@@ -50,6 +52,11 @@ class Summary(Record, frozen=True, kw_only=True):
     infra_failures: int
     owed: int
     """Planned episodes without a verdict of their own: run the same command again for them."""
+    refused: dict[str, str] = {}
+    """Tasks that were never tried, by name, with the reason: what the provider cannot do, or what
+    could not be read. No number here is about them."""
+    retries: int = 0
+    """Further tries that the stored episodes took after their infrastructure failed."""
     stop_reasons: dict[str, int]
     pass_at_k: dict[str, float]
     """Unbiased, by k; left out for k above the attempts that were graded."""
@@ -70,6 +77,7 @@ class Counted(msgspec.Struct):
     episodes: int = 0
     passed: int = 0
     infra_failures: int = 0
+    retries: int = 0
     stop_reasons: Counter[str] = msgspec.field(default_factory=Counter)
     turns: int = 0
     sampled_tokens: int = 0
@@ -83,6 +91,7 @@ class Counted(msgspec.Struct):
         self.stop_reasons[episode.stop_reason.value] += 1
         self.turns += len(episode.turns)
         self.sampled_tokens += episode.sampled_tokens
+        self.retries += episode.tries - 1
         if is_owed(episode):
             self.infra_failures += 1
             return
@@ -119,8 +128,12 @@ def summarise(
     wall_s: float,
     cpu_s: float,
     pass_at_k: dict[str, float],
+    refused: Mapping[str, str] = MappingProxyType({}),
 ) -> Summary:
-    """Put the counts and the measurements together. `this_session`: episodes finished in it."""
+    """Put the counts and the measurements together.
+
+    `this_session`: episodes finished in it. `refused`: tasks left out of the plan, with reasons.
+    """
     rate = 1.0 / wall_s if wall_s > 0 else 0.0
     graded = counted.episodes - counted.infra_failures
     return Summary(
@@ -132,6 +145,8 @@ def summarise(
         failed=graded - counted.passed,
         infra_failures=counted.infra_failures,
         owed=planned - graded,
+        refused=dict(sorted(refused.items())),
+        retries=counted.retries,
         stop_reasons=dict(sorted(counted.stop_reasons.items())),
         pass_at_k=pass_at_k,
         wall_s=wall_s,
@@ -153,6 +168,14 @@ def summarise(
         ),
         versions=versions(),
     )
+
+
+def read(run: Path) -> Summary | None:
+    """`summary.json` of a run folder; None where there is none, or none that this version reads."""
+    try:
+        return msgspec.json.decode((run / SUMMARY_FILE).read_bytes(), type=Summary)
+    except (OSError, msgspec.DecodeError):
+        return None
 
 
 def write(summary: Summary, run: Path) -> None:

@@ -8,7 +8,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 from headrace.engine.scheduler import ENDED, LIVE, After, Bounds, Scheduler, Stage
 from headrace.errors import ContractError
 
-BOUNDS = Bounds(live=4, preparing=2, verifying=1, tries=2)
+BOUNDS = Bounds(live=4, preparing=2, verifying=1, tries=2, retries=3)
 
 
 class AnyOrder(RuleBasedStateMachine):
@@ -68,7 +68,11 @@ class AnyOrder(RuleBasedStateMachine):
         if id := self._pick(stage):
             after = self.scheduler.failed(id, self.now, retry=retry)
             if after is After.STORE:
-                assert not retry or self.granted[id] == BOUNDS.tries
+                assert (
+                    not retry
+                    or self.granted[id] == BOUNDS.tries
+                    or self.scheduler.retries == BOUNDS.retries
+                )
                 self.stored_after_failure.add(id)
 
     @rule(stage=st.sampled_from(sorted(frozenset(Stage) - ENDED)))
@@ -101,6 +105,11 @@ class AnyOrder(RuleBasedStateMachine):
         for id, times in self.granted.items():
             assert times <= BOUNDS.tries
             assert self.scheduler.tries(id) == times
+
+    @invariant()
+    def no_more_further_tries_are_granted_than_the_run_may_spend(self) -> None:
+        again = sum(times - 1 for times in self.granted.values())
+        assert again <= self.scheduler.retries <= (BOUNDS.retries or 0)
 
     def teardown(self) -> None:
         """Whatever happened, the rest can be driven to its end, each episode exactly once."""
@@ -148,11 +157,38 @@ def test_an_episode_whose_tries_are_spent_is_stored_as_failed() -> None:
     assert scheduler.idle
 
 
+def test_the_further_tries_of_all_episodes_come_out_of_one_budget() -> None:
+    scheduler = started(Bounds(live=3, preparing=3, verifying=1, tries=9, retries=2), n=3)
+    told = [scheduler.failed(id, 1.0) for id in ("e0", "e1", "e2")]
+    assert told == [After.RETRY, After.RETRY, After.STORE]
+    scheduler.grants()
+    assert scheduler.failed("e0", 2.0) is After.STORE
+    assert scheduler.retries == 2
+
+
+def test_a_failure_that_cannot_be_tried_again_costs_the_budget_nothing() -> None:
+    scheduler = started(Bounds(live=2, preparing=2, verifying=1, tries=2, retries=1), n=2)
+    assert scheduler.failed("e0", 1.0, retry=False) is After.STORE
+    assert scheduler.failed("e1", 1.0) is After.RETRY
+
+
+def test_a_budget_of_nothing_tries_nothing_again() -> None:
+    scheduler = started(Bounds(live=1, preparing=1, verifying=1, tries=9, retries=0))
+    assert scheduler.failed("e0", 1.0) is After.STORE
+
+
 def test_a_failure_while_draining_is_owed_to_the_next_run() -> None:
     scheduler = started(n=3)
     assert scheduler.drain() == ["e2"]
     assert scheduler.failed("e0", 1.0) is After.OWED
     assert scheduler.stage("e0") is Stage.CANCELLED
+
+
+def test_an_episode_planned_while_draining_is_owed_to_the_next_run() -> None:
+    scheduler = started()
+    scheduler.drain()
+    scheduler.submit("late", 1.0)
+    assert scheduler.stage("late") is Stage.CANCELLED
 
 
 def test_draining_still_lets_live_episodes_verify() -> None:
