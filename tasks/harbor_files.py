@@ -9,7 +9,7 @@ import json
 import os
 import re
 import stat
-from collections.abc import Iterator
+from collections.abc import Container, Iterable, Iterator, Sequence
 from pathlib import Path
 
 import msgspec
@@ -54,13 +54,15 @@ def read_text(root: Path, name: str, max_bytes: int) -> str:
         raise TaskError(f"{path}: {e.strerror}") from None
 
 
-def entries(root: Path) -> Iterator[Entry]:
+def entries(
+    root: Path, parts: Sequence[str] = PARTS, alone: Container[str] = PARTS
+) -> Iterator[Entry]:
     """Files and links of the task's parts, by name.
 
-    Each part travels alone, so a link that leaves its part is refused, and so are pipes and
-    devices.
+    A part in `alone` travels alone, so a link that leaves it is refused; no link leaves the task.
+    Pipes and devices are refused.
     """
-    stack = [(name, os.path.join(root, name)) for name in reversed(PARTS)]
+    stack = [(name, os.path.join(root, name)) for name in reversed(parts)]
     real_root = os.path.realpath(root)
     while stack:
         name, path = stack.pop()
@@ -71,6 +73,7 @@ def entries(root: Path) -> Iterator[Entry]:
         if stat.S_ISLNK(mode):
             link = os.readlink(path)
             part = name.split("/")[0] if "/" in name else ""
+            part = part if part in alone else ""
             if os.path.isabs(link) or not _within(path, os.path.join(real_root, part)):
                 where = f"the folder {part}/ of the task" if part else "the task folder"
                 raise TaskError(f"{path}: the link to {link} leaves {where}")
@@ -90,8 +93,13 @@ def _within(path: str, folder: str) -> bool:
 
 def digest(root: Path) -> str:
     """sha256 over relative names, executable bits and contents of the task's parts, in order."""
+    return digest_of(entries(root))
+
+
+def digest_of(found: Iterable[Entry]) -> str:
+    """sha256 over names, executable bits and contents of `found`, in that order."""
     total = hashlib.sha256()
-    for entry in entries(root):
+    for entry in found:
         name = os.fsencode(entry.name)
         if entry.link is not None:
             kind, content = b"l", hashlib.sha256(os.fsencode(entry.link)).digest()
