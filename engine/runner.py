@@ -6,17 +6,18 @@ between is handed open parts. Running the same folder again does only what is ow
 
 import asyncio
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from headrace.aio import background, fan_out, in_thread, unwrap
 from headrace.configs.models import ReplayConfig, RunConfig
 from headrace.engine.driver import Driver
 from headrace.engine.episode import Parts, Planned
-from headrace.engine.evaluate import evaluate_outcomes, outcome
+from headrace.engine.evaluate import curve
 from headrace.engine.events import Note, OnEvent, Preparing, RunFinished, RunStarted, ignore
 from headrace.engine.limits import combine
 from headrace.engine.meters import Meters
+from headrace.engine.outcomes import outcome
 from headrace.engine.reader import latest_episodes
 from headrace.engine.resume import episode_id, owed
 from headrace.engine.run_folder import RunFolder, read_manifest
@@ -29,7 +30,7 @@ from headrace.policies.base import Policy
 from headrace.policies.registry import build
 from headrace.sandbox.base import Limits, Provider
 from headrace.sandbox.providers import Chosen, choose
-from headrace.tasks.catalog import load
+from headrace.tasks.catalog import Catalog, load
 from headrace.types import Task, Turn
 from headrace.verifiers import registry as verifiers
 
@@ -54,24 +55,25 @@ async def run(config: RunConfig, out: Path, *, on_event: OnEvent = ignore) -> Su
     """
     shutdown = Shutdown()
     with signals(shutdown):
-        tasks = await in_thread(_tasks, config, on_event)
+        catalog = await in_thread(_catalog, config, on_event)
         tell = _line(on_event)
         policy = await in_thread(_policy, config, out, tell)
         label = _NOT_IN_A_LABEL.sub("-", out.name)
         async with await choose(config.sandbox, run_id=label, progress=tell) as chosen:
-            return await _run(config, out, tasks, policy, chosen, shutdown, on_event)
+            return await _run(config, out, catalog, policy, chosen, shutdown, on_event)
 
 
 async def _run(
     config: RunConfig,
     out: Path,
-    tasks: Sequence[Task],
+    catalog: Catalog,
     policy: Policy,
     chosen: Chosen,
     shutdown: Shutdown,
     on_event: OnEvent,
 ) -> Summary:
-    provider = chosen.provider
+    provider, tasks = chosen.provider, catalog.tasks
+    unreadable = {Path(problem.path).name: problem.message for problem in catalog.problems}
     folder = await in_thread(_open, config, out, tasks, policy, provider)
     with folder:
         finished = await in_thread(folder.finished)
@@ -101,7 +103,9 @@ async def _run(
         session = _Session(config, folder, todo, shutdown, on_event)
         if todo:
             await session.drive(provider, policy)
-        summary = await in_thread(session.summarise, provider.name, len(plan))
+        summary = await in_thread(
+            session.summarise, provider.name, len(plan), {**unreadable, **refused}
+        )
         on_event(RunFinished(finished=summary.planned - summary.owed, owed=summary.owed))
         if session.error is not None:
             raise session.error
@@ -210,7 +214,7 @@ class _Session:
         numbered = enumerate(unique.values())
         await fan_out(prepare, numbered, limit=self._config.engine.preparing)
 
-    def summarise(self, provider: str, planned: int) -> Summary:
+    def summarise(self, provider: str, planned: int, refused: Mapping[str, str]) -> Summary:
         """Read the shards, sum up, write `summary.json`. Blocking.
 
         What cannot be read was said when the folder was opened, and counts as owed.
@@ -220,7 +224,6 @@ class _Session:
         for episode in latest_episodes(self._folder.path, on_damage=damage.append):
             counted.add(episode)
             outcomes.append(outcome(episode))
-        evaluation = evaluate_outcomes(outcomes)
         summary = summarise(
             counted,
             self._meters,
@@ -230,7 +233,8 @@ class _Session:
             this_session=self._done,
             wall_s=self._wall_s,
             cpu_s=self._cpu_s,
-            pass_at_k={str(e.k): e.value for e in evaluation.pass_at_k},
+            pass_at_k={str(k): value for k, value in curve(outcomes).items()},
+            refused=refused,
         )
         write(summary, self._folder.path)
         return summary
@@ -258,7 +262,7 @@ def _without_network(tasks: Sequence[Task]) -> int:
 # --- from configuration to parts ------------------------------------------------------------
 
 
-def _tasks(config: RunConfig, on_event: OnEvent) -> tuple[Task, ...]:
+def _catalog(config: RunConfig, on_event: OnEvent) -> Catalog:
     source = config.tasks
     catalog = load(source.source, source.include, source.exclude, source.limit)
     for problem in catalog.problems:
@@ -282,7 +286,7 @@ def _tasks(config: RunConfig, on_event: OnEvent) -> tuple[Task, ...]:
         if task.inert:
             fields = ", ".join(task.inert)
             on_event(Note(text=f"{task.name}: read but not acted on yet: {fields}"))
-    return catalog.tasks
+    return catalog
 
 
 def _policy(config: RunConfig, out: Path, tell: Callable[[str], None]) -> Policy:

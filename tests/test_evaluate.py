@@ -1,24 +1,26 @@
-"""pass@k and its intervals."""
+"""What attempts come to: rates by task and part, costs, faults, readings."""
 
-import itertools
-import math
-from fractions import Fraction
 from typing import Any
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from headrace.engine.evaluate import (
-    Outcome,
-    bootstrap,
-    evaluate,
-    evaluate_outcomes,
-    pass_at_k,
-    wilson,
-)
+from headrace.engine.evaluate import Evaluation, curve, evaluate, evaluate_outcomes, spread
+from headrace.engine.outcomes import Outcome
 from headrace.errors import ContractError
-from headrace.types import Episode, StopReason, Verdict, VerdictFault
+from headrace.types import (
+    Episode,
+    Failure,
+    OtherReading,
+    StepResult,
+    StopReason,
+    TestOutcome,
+    Timing,
+    Verdict,
+    VerdictFault,
+)
 
 
 def episode(task: str, sample: int, reward: float | None, **fields: Any) -> Episode:
@@ -39,83 +41,6 @@ def episode(task: str, sample: int, reward: float | None, **fields: Any) -> Epis
 def outcome(task: str, passed: bool, **fields: Any) -> Outcome:
     plain = {"policy": "v1", "category": None, "difficulty": None, "counted": True}
     return Outcome(task=task, passed=passed, **(plain | fields))
-
-
-# --- pass@k ---------------------------------------------------------------------------------
-
-
-@given(st.integers(1, 8), st.data())
-def test_pass_at_k_is_the_share_of_k_subsets_with_a_pass(n: int, data: st.DataObject) -> None:
-    c, k = data.draw(st.integers(0, n)), data.draw(st.integers(1, n))
-    subsets = list(itertools.combinations([True] * c + [False] * (n - c), k))
-    share = Fraction(sum(any(s) for s in subsets), len(subsets))
-    assert pass_at_k(n, c, k) == pytest.approx(float(share), abs=1e-12)
-
-
-@given(st.integers(1, 100_000), st.data())
-def test_pass_at_k_is_a_probability_for_any_number_of_attempts(n: int, data: st.DataObject) -> None:
-    c = data.draw(st.integers(0, n))
-    k = data.draw(st.integers(1, min(n, 500)))
-    value = pass_at_k(n, c, k)
-    assert 0.0 <= value <= 1.0
-    assert pass_at_k(n, c, 1) == pytest.approx(c / n)
-    assert value >= pass_at_k(n, c, max(1, k - 1)) - 1e-12
-
-
-def test_pass_at_k_keeps_its_digits_where_binomials_overflow() -> None:
-    exact = 1 - Fraction(math.comb(9_990, 100), math.comb(10_000, 100))
-    assert pass_at_k(10_000, 10, 100) == pytest.approx(float(exact), rel=1e-12)
-
-
-@pytest.mark.parametrize(("n", "c", "k"), [(3, 1, 0), (3, 1, 4), (3, 4, 1), (3, -1, 1), (0, 0, 1)])
-def test_pass_at_k_refuses_what_has_no_meaning(n: int, c: int, k: int) -> None:
-    with pytest.raises(ValueError, match="expected 1 <= k <= n"):
-        pass_at_k(n, c, k)
-
-
-# --- intervals ------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("rate", "n", "low", "high"),
-    [
-        (0.5, 10, 0.236593, 0.763407),
-        (0.0, 10, 0.0, 0.277533),
-        (1.0, 10, 0.722467, 1.0),
-        (0.1, 50, 0.043477, 0.213602),
-    ],
-)
-def test_wilson_agrees_with_the_textbook(rate: float, n: int, low: float, high: float) -> None:
-    assert wilson(rate, n) == pytest.approx((low, high), abs=1e-5)
-
-
-def test_an_interval_of_no_trials_is_everything() -> None:
-    assert wilson(0.0, 0) == (0.0, 1.0)
-
-
-@given(st.integers(1, 10_000), st.data())
-def test_wilson_holds_the_rate(n: int, data: st.DataObject) -> None:
-    rate = data.draw(st.integers(0, n)) / n
-    low, high = wilson(rate, n)
-    assert 0.0 <= low <= rate <= high <= 1.0
-    assert low < high
-
-
-def test_the_bootstrap_is_the_same_for_the_same_seed() -> None:
-    values = [n * n / 997 for n in range(30)]
-    assert bootstrap(values, seed=1, resamples=200) == bootstrap(values, seed=1, resamples=200)
-    assert bootstrap(values, seed=1, resamples=200) != bootstrap(values, seed=2, resamples=200)
-
-
-def test_the_bootstrap_covers_the_spread_of_a_mean() -> None:
-    values = [0.0, 1.0] * 50
-    low, high = bootstrap(values, seed=0, resamples=2000)
-    assert low == pytest.approx(0.5 - 1.96 * 0.05, abs=0.02)
-    assert high == pytest.approx(0.5 + 1.96 * 0.05, abs=0.02)
-
-
-def test_tasks_that_all_agree_leave_the_bootstrap_no_spread() -> None:
-    assert bootstrap([0.5, 0.5], seed=0, resamples=10) == (0.5, 0.5)
 
 
 # --- evaluating -----------------------------------------------------------------------------
@@ -196,17 +121,195 @@ def test_nothing_evaluates_to_nothing() -> None:
     assert (found.tasks, found.attempts, found.pass_at_k, found.by_category) == (0, 0, (), {})
 
 
-outcomes = st.builds(outcome, st.sampled_from("abcd"), passed=st.booleans(), counted=st.booleans())
+# --- numbers beside the rates ---------------------------------------------------------------
 
 
-@given(st.lists(outcomes, max_size=30))
+def test_wilson_takes_attempts_as_independent_and_the_bootstrap_takes_tasks() -> None:
+    """Forty attempts at two tasks that always agree with themselves say little about others."""
+    found = evaluate(
+        [episode("a", i, 1.0) for i in range(20)] + [episode("b", i, 0.0) for i in range(20)]
+    )
+    first, over = found.pass_at_k[0], found.pass_at_1_over_tasks
+    assert over is not None
+    assert (first.interval, over.interval) == ("wilson", "bootstrap")
+    assert first.value == over.value == 0.5
+    assert (over.low, over.high) == (0.0, 1.0)
+    assert 0.3 < first.low < first.high < 0.7
+    assert {e.interval for e in found.pass_at_k[1:]} == {"bootstrap"}
+
+
+def test_costs_are_of_counted_attempts_and_split_by_what_came_of_them() -> None:
+    def attempt(sample: int, reward: float | None, act_s: float, **fields: Any) -> Episode:
+        timing = Timing(act_s=act_s, verify_s=act_s / 10)
+        return episode("a", sample, reward, timing=timing, **fields)
+
+    gone = Verdict(reward=None, fault=VerdictFault.INFRASTRUCTURE)
+    found = evaluate(
+        [
+            attempt(0, 1.0, 10),
+            attempt(1, 1.0, 20),
+            attempt(2, 0.0, 90),
+            attempt(3, None, 999, verdict=gone),
+        ]
+    )
+    assert found.agent_s.all is not None and found.agent_s.passed is not None
+    assert (found.agent_s.all.attempts, found.agent_s.all.mean) == (3, 40.0)
+    assert (found.agent_s.all.median, found.agent_s.all.largest) == (20.0, 90.0)
+    assert (found.agent_s.passed.attempts, found.agent_s.passed.mean) == (2, 15.0)
+    assert found.verify_s.failed is not None and found.verify_s.failed.mean == 9.0
+    assert found.turns.all is not None and found.turns.all.mean == 0.0
+
+
+def test_there_is_no_measure_of_no_attempts() -> None:
+    assert evaluate([episode("a", 0, 1.0)]).turns.failed is None
+    assert spread([]) is None
+
+
+@given(st.lists(st.floats(0, 1e6), min_size=1))
+def test_a_spread_is_in_order(values: list[float]) -> None:
+    found = spread(values)
+    assert found is not None
+    assert found.low <= found.median <= found.high <= found.largest == max(values)
+    assert found.attempts == len(values)
+
+
+def test_faults_and_stop_reasons_are_counted_apart() -> None:
+    silent = Verdict(reward=None, fault=VerdictFault.VERIFIER, reason="reward_missing: none")
+    torn = Verdict(reward=None, fault=VerdictFault.VERIFIER)
+    gone = Verdict(reward=None, fault=VerdictFault.INFRASTRUCTURE, reason="lost: gone")
+    failure = Failure(stage="act", error="SandboxError", message="gone")
+    found = evaluate(
+        [
+            episode("a", 0, None, verdict=silent, stop_reason=StopReason.MAX_TURNS),
+            episode("a", 1, None, verdict=silent, tries=3),
+            episode("a", 2, None, verdict=torn),
+            episode("a", 3, None, verdict=gone),
+            episode("a", 4, None, verdict=gone, failure=failure, tries=2),
+            episode("a", 5, 0.0, stop_reason=StopReason.CANCELLED),
+        ]
+    )
+    assert found.faults == {"reward_missing": 2, "unknown": 1}
+    assert found.infrastructure == {"SandboxError": 1, "cancelled": 1, "lost": 1}
+    assert found.stop_reasons == {"done": 2, "max_turns": 1}
+    assert (found.attempts, found.left_out, found.retries) == (3, 3, 3)
+
+
+def test_a_partial_reward_counts_in_the_mean_reward() -> None:
+    tests = (
+        TestOutcome(name="one", status="passed"),
+        TestOutcome(name="two", status="failed"),
+        TestOutcome(name="three", status="skipped"),
+    )
+    partial = Verdict(reward=0.5, tests=tests)
+    silent = Verdict(reward=None, fault=VerdictFault.VERIFIER, reason="reward_missing: none")
+    found = evaluate([episode("a", 0, 0.5, verdict=partial), episode("b", 0, None, verdict=silent)])
+    assert found.reward is not None and found.pass_ratio is not None
+    assert (found.reward.value, found.reward.tasks) == (0.25, 2)
+    assert (found.pass_ratio.value, found.pass_ratio.tasks) == (0.5, 1)
+    assert (found.partial, found.passed) == (1, 0)
+
+
+@pytest.mark.parametrize("other", ["strict", "correct"])
+def test_readings_that_differ_are_told_under_both(other: str) -> None:
+    reading = OtherReading(compat=other, reward=1.0, reason="an empty summary")
+    found = evaluate(
+        [episode("a", 0, 0.0, verdict=Verdict(reward=0.0, other=reading)), episode("b", 0, 1.0)]
+    )
+    assert found.readings_differ == 1
+    own = "correct" if other == "strict" else "strict"
+    assert {compat: e.value for compat, e in found.readings.items()} == {own: 0.5, other: 1.0}
+    assert found.pass_at_k[0].value == 0.5
+
+
+def test_where_all_readings_agree_there_are_not_two_rates() -> None:
+    assert evaluate([episode("a", 0, 1.0)]).readings == {}
+
+
+def test_steps_are_counted_in_their_order_over_those_that_began_them() -> None:
+    def step(name: str, reward: float) -> StepResult:
+        return StepResult(name=name, stop_reason=StopReason.DONE, verdict=Verdict(reward=reward))
+
+    found = evaluate(
+        [
+            episode("a", 0, 0.25, steps=(step("build", 0.5),)),
+            episode("a", 1, 1.0, steps=(step("build", 1.0), step("attack", 1.0))),
+        ]
+    )
+    (task,) = found.by_task
+    assert [(s.name, s.begun, s.passed, s.reward) for s in task.steps] == [
+        ("build", 2, 1, 0.75),
+        ("attack", 1, 1, 1.0),
+    ]
+
+
+def test_a_task_lists_its_attempts_to_look_up() -> None:
+    gone = Verdict(reward=None, fault=VerdictFault.INFRASTRUCTURE, reason="lost: gone")
+    found = evaluate(
+        [
+            episode("b", 1, 1.0),
+            episode("b", 0, None, verdict=gone),
+            episode("a", 0, None, verdict=gone),
+        ]
+    )
+    a, b = found.by_task
+    assert (a.name, a.attempts, a.rate, a.turns) == ("a", 0, None, None)
+    assert (b.name, b.attempts, b.passed, b.left_out, b.rate) == ("b", 1, 1, 1, 1.0)
+    assert [(s.id, s.counted, s.passed, s.reward) for s in b.samples] == [
+        ("b-0", False, False, None),
+        ("b-1", True, True, 1.0),
+    ]
+    assert (found.tasks, found.tasks_counted) == (2, 1)
+
+
+def test_the_curve_is_the_evaluation_without_its_intervals() -> None:
+    items = [outcome("a", i == 0, id=f"a{i}") for i in range(3)] + [outcome("b", True, id="b")]
+    found = evaluate_outcomes(items)
+    assert curve(items) == {e.k: e.value for e in found.pass_at_k}
+    assert curve([]) == {}
+
+
+def test_an_evaluation_survives_json() -> None:
+    found = evaluate([episode("a", i, float(i % 2), category="c") for i in range(4)])
+    assert msgspec.json.decode(msgspec.json.encode(found), type=Evaluation) == found
+
+
+numbered = st.lists(
+    st.tuples(st.sampled_from("abcd"), st.booleans(), st.booleans(), st.sampled_from(["x", None])),
+    max_size=30,
+).map(
+    lambda rows: [
+        outcome(task, passed, counted=counted, category=category, id=f"{i}", sample=i)
+        for i, (task, passed, counted, category) in enumerate(rows)
+    ]
+)
+
+
+@given(numbered)
 def test_whatever_the_outcomes_the_numbers_add_up(items: list[Outcome]) -> None:
     found = evaluate_outcomes(items, resamples=20)
     assert found.attempts + found.left_out == len(items)
     assert found.passed == sum(o.passed and o.counted for o in items)
     assert [e.k for e in found.pass_at_k] == list(range(1, len(found.pass_at_k) + 1))
     for estimate in found.pass_at_k:
-        assert 0.0 <= estimate.low <= estimate.high <= 1.0
-        assert -1e-9 <= estimate.value <= 1.0
-    same = evaluate_outcomes(items[::-1], resamples=20)
-    assert same == found
+        assert 0.0 <= estimate.low <= estimate.value <= estimate.high <= 1.0
+    assert sum(found.stop_reasons.values()) == found.attempts
+    assert sum(task.attempts for task in found.by_task) == found.attempts
+    assert sum(task.passed for task in found.by_task) == found.passed
+    assert sum(part.attempts for part in found.by_category.values()) <= found.attempts
+
+
+@given(numbered, st.randoms(use_true_random=False))
+def test_the_order_of_attempts_changes_nothing(items: list[Outcome], chance: Any) -> None:
+    found = evaluate_outcomes(items, resamples=20)
+    shuffled = list(items)
+    chance.shuffle(shuffled)
+    # Names in a task's category come from its first sample, in whatever order it was read.
+    assert evaluate_outcomes(shuffled, resamples=20) == found
+
+
+@given(st.integers(1, 8), st.lists(st.integers(0, 8), min_size=1, max_size=6))
+def test_more_attempts_never_solve_less(n: int, passes: list[int]) -> None:
+    items = [outcome(f"t{t}", i < c, id=f"{t}-{i}") for t, c in enumerate(passes) for i in range(n)]
+    values = [e.value for e in evaluate_outcomes(items, resamples=10).pass_at_k]
+    assert len(values) == n
+    assert values == sorted(values)
