@@ -1,20 +1,22 @@
-"""A build context as the engine wants it: a tar, its digest, and what the Dockerfile asks for.
+"""A build context: what belongs to it, a digest of parts of it, and the tar an engine wants.
 
-Rule: the same files give the same bytes, so the digest of the tar is the identity of the image.
+Rule: the same files give the same bytes and the same digest.
 Owners and times are left out, as Docker's cache does; modes, symlinks and dotfiles are kept.
 `.dockerignore` is honoured as Docker's own client does. Nothing here talks to an engine.
 """
 
+import glob
 import hashlib
 import os
+import posixpath
 import re
+import stat
 import tarfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Set
 from pathlib import Path
 from tempfile import SpooledTemporaryFile
 
 from headrace.errors import ImageError
-from headrace.types import Record
 
 IN_MEMORY_BYTES = 16 << 20
 _DATE = 946684800
@@ -22,21 +24,11 @@ _DATE = 946684800
 _OUTSIDE_NAME = ".headrace.Dockerfile"
 
 
-class Dockerfile(Record, frozen=True, kw_only=True):
-    """What can be known of a Dockerfile without building it."""
-
-    bases: tuple[str, ...] = ()
-    """Images named by `FROM`, without the stages of the file itself."""
-    buildkit: tuple[str, ...] = ()
-    """What it uses that only BuildKit understands, with line numbers."""
-
-
 class Context:
     """A packed build context. Close it, or use it as a context manager."""
 
-    def __init__(self, tar: "SpooledTemporaryFile[bytes]", digest: str, dockerfile: str) -> None:
+    def __init__(self, tar: "SpooledTemporaryFile[bytes]", dockerfile: str) -> None:
         self.tar = tar
-        self.digest = digest
         self.dockerfile = dockerfile
         """Name of the Dockerfile inside the tar."""
 
@@ -64,7 +56,6 @@ def pack(context: str, dockerfile: str) -> Context:
                 _add(tar, root / path, path)
             if not inside:
                 _add(tar, recipe, name)
-        digest = _digest(spool, name)
     except OSError as e:
         spool.close()
         raise ImageError(f"cannot read the build context {root}: {e}") from e
@@ -72,7 +63,7 @@ def pack(context: str, dockerfile: str) -> Context:
         spool.close()
         raise
     spool.seek(0)
-    return Context(spool, digest, name)
+    return Context(spool, name)
 
 
 def _add(tar: tarfile.TarFile, source: Path, name: str) -> None:
@@ -89,18 +80,20 @@ def _add(tar: tarfile.TarFile, source: Path, name: str) -> None:
         tar.addfile(entry)
 
 
-def _digest(spool: "SpooledTemporaryFile[bytes]", dockerfile: str) -> str:
-    digest = hashlib.sha256(dockerfile.encode() + b"\0")
-    spool.seek(0)
-    while chunk := spool.read(1 << 20):
-        digest.update(chunk)
-    return digest.hexdigest()
-
-
 def _files(root: Path, keep: set[str]) -> Iterator[str]:
     """Relative names of what belongs to the context, parents before children, sorted."""
-    ignore = Ignore.read(root / ".dockerignore")
-    for folder, folders, files in os.walk(root):
+    return walk(root, Ignore.read(root / ".dockerignore"), keep=keep)
+
+
+def walk(
+    root: Path, ignore: "Ignore", below: str = "", keep: Set[str] = frozenset()
+) -> Iterator[str]:
+    """Names relative to `root` of what is in its folder `below`, without what is ignored.
+
+    Parents come before children, sorted; links are not followed; names in `keep` are never
+    ignored.
+    """
+    for folder, folders, files in os.walk(root / below):
         at = Path(folder).relative_to(root)
         walked: list[str] = []
         for name in sorted(folders):
@@ -118,7 +111,45 @@ def _files(root: Path, keep: set[str]) -> Iterator[str]:
                 yield path
 
 
-def _holds(folder: str, names: set[str]) -> bool:
+def sources(root: Path, ignore: "Ignore", pattern: str) -> list[str]:
+    """Names relative to `root` that a source of `COPY` means; `.` is all, none is an error."""
+    name = posixpath.normpath("/" + pattern).lstrip("/")
+    if not name:
+        return ["."]
+    names = [name] if os.path.lexists(root / name) else []
+    if not names and any(char in name for char in "*?["):
+        names = sorted(glob.glob(name, root_dir=root, include_hidden=True))
+    return [found for found in names if not _ignored(root, ignore, found)]
+
+
+def _ignored(root: Path, ignore: "Ignore", name: str) -> bool:
+    if not ignore.excludes(name):
+        return False
+    return not (ignore.has_exceptions and next(walk(root, ignore, name), None) is not None)
+
+
+def digest_of(root: Path, ignore: "Ignore", names: Iterable[str]) -> "hashlib._Hash":
+    """A digest over names, modes and contents of files and folders. Blocking."""
+    digest = hashlib.sha256()
+    for name in names:
+        _digest_one(digest, root / name, "")
+        if (root / name).is_dir() and not (root / name).is_symlink():
+            for path in walk(root, ignore, "" if name == "." else name):
+                _digest_one(digest, root / path, path)
+    return digest
+
+
+def _digest_one(digest: "hashlib._Hash", path: Path, name: str) -> None:
+    status = path.lstat()
+    digest.update(f"{name or path.name}\0{status.st_mode:o}\0".encode(errors="surrogateescape"))
+    if stat.S_ISLNK(status.st_mode):
+        digest.update(os.readlink(path).encode(errors="surrogateescape"))
+    elif stat.S_ISREG(status.st_mode):
+        with path.open("rb") as file:
+            digest.update(hashlib.file_digest(file, "sha256").digest())
+
+
+def _holds(folder: str, names: Set[str]) -> bool:
     return any(name.startswith(folder + "/") for name in names)
 
 
@@ -174,31 +205,3 @@ def _compile(pattern: str) -> re.Pattern[str]:
         else:
             out, i = out + re.escape(pattern[i]), i + 1
     return re.compile(out, re.DOTALL)
-
-
-_FROM = re.compile(r"^\s*FROM\s+(?:--\S+\s+)*(\S+)(?:\s+AS\s+(\S+))?", re.IGNORECASE)
-_HEREDOC = re.compile(r"^\s*(RUN|COPY|ADD)\b.*?(?<!<)<<-?['\"]?\w+", re.IGNORECASE)
-_FLAG = re.compile(
-    r"^\s*(?:RUN\s+(?:--\S+\s+)*(--(?:mount|network|security))\b"
-    r"|(?:COPY|ADD)\s+(?:--\S+\s+)*(--(?:link|chmod|checksum|exclude|parents))\b)",
-    re.IGNORECASE,
-)
-
-
-def inspect(text: str) -> Dockerfile:
-    """The bases of a Dockerfile and its uses of BuildKit."""
-    bases: list[str] = []
-    stages: set[str] = set()
-    buildkit: list[str] = []
-    for number, line in enumerate(text.splitlines(), 1):
-        if match := _FROM.match(line):
-            image, stage = match.groups()
-            if image.lower() not in stages and image != "scratch" and image not in bases:
-                bases.append(image)
-            if stage:
-                stages.add(stage.lower())
-        elif match := _FLAG.match(line):
-            buildkit.append(f"{match[1] or match[2]} (line {number})")
-        elif _HEREDOC.match(line):
-            buildkit.append(f"a here-document (line {number})")
-    return Dockerfile(bases=tuple(bases), buildkit=tuple(buildkit))

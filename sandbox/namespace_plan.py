@@ -5,7 +5,6 @@ refused here, naming the line and what to use instead. Reads the Dockerfile and 
 changes nothing. Blocking.
 """
 
-import glob
 import hashlib
 import io
 import json
@@ -17,8 +16,16 @@ import tarfile
 from pathlib import Path
 
 from headrace.errors import ImageError
-from headrace.sandbox.docker_context import Ignore
-from headrace.sandbox.dockerfile import Instruction, assignments, expand, parse, split_words
+from headrace.sandbox.docker_context import Ignore, sources, walk
+from headrace.tasks.dockerfile import (
+    Instruction,
+    arguments,
+    assignments,
+    expand,
+    parse,
+    split_words,
+    stage_of,
+)
 from headrace.types import Record
 
 _INERT = frozenset("LABEL EXPOSE CMD ENTRYPOINT HEALTHCHECK VOLUME STOPSIGNAL MAINTAINER".split())
@@ -155,15 +162,11 @@ class _Reader:
     def _read_from(self, instruction: Instruction) -> None:
         if self._base is not None:
             raise self._refused(instruction, f"only one stage is understood here; {_ELSE}")
-        words = expand(instruction.value, self._before).split()
-        if len(words) != 1 and not (len(words) == 3 and words[1].lower() == "as"):
-            raise self._refused(instruction, "one image was expected")
-        self._base = words[0]
+        self._base = stage_of(instruction, self._before).base
 
     def _read_arg(self, instruction: Instruction) -> None:
         scope = {**self._args, **self._env}
-        for word in split_words(expand(instruction.value, scope, keep_quotes=True)):
-            name, _, default = word.partition("=")
+        for name, default in arguments(instruction.value, scope).items():
             if self._base is None:
                 self._before[name] = default
             else:
@@ -236,26 +239,20 @@ class _Reader:
         )
 
     def _found(self, instruction: Instruction, source: str) -> list[Path]:
-        name = posixpath.normpath("/" + source).lstrip("/")
-        if not name:
-            return [self._context]
-        root = str(self._context)
-        names = sorted(glob.glob(name, root_dir=root, include_hidden=True))
-        if not names and os.path.lexists(self._context / name):
-            names = [name]
-        names = [found for found in names if not self._ignore.excludes(found)]
+        names = sources(self._context, self._ignore, source)
         if not names:
             raise self._refused(
                 instruction, f"{source} was expected in the build context {self._context}"
             )
-        return [self._context / found for found in names]
+        return [self._context / name for name in names]
 
     def _below(self, folder: Path, place: str) -> list[Copy]:
         copies = []
-        for path in sorted(folder.rglob("*")):
-            if not self._ignore.excludes(path.relative_to(self._context).as_posix()):
-                inside = posixpath.join(place, path.relative_to(folder).as_posix())
-                copies.append(Copy(source=path, target=inside))
+        below = folder.relative_to(self._context).as_posix()
+        for name in walk(self._context, self._ignore, "" if below == "." else below):
+            path = self._context / name
+            inside = posixpath.join(place, path.relative_to(folder).as_posix())
+            copies.append(Copy(source=path, target=inside))
         return copies
 
     def _scope(self) -> dict[str, str]:

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from headrace.errors import ImageError
-from headrace.sandbox.docker_context import Ignore, inspect, pack
+from headrace.sandbox.docker_context import Ignore, digest_of, pack, sources
 
 
 def write(path: Path, text: str) -> None:
@@ -21,8 +21,7 @@ def names(root: Path) -> list[str]:
 
 
 def digest(root: Path) -> str:
-    with pack(str(root), str(root / "Dockerfile")) as packed:
-        return packed.digest
+    return digest_of(root, Ignore.read(root / ".dockerignore"), ["."]).hexdigest()
 
 
 @pytest.fixture
@@ -123,29 +122,20 @@ def test_the_last_rule_that_matches_decides() -> None:
     ]
 
 
-def test_bases_are_the_images_that_are_no_stages() -> None:
-    text = "FROM --platform=linux/amd64 a:1 AS build\nFROM scratch\nFROM build\nfrom b@sha256:0\n"
-    assert inspect(text).bases == ("a:1", "b@sha256:0")
+def test_a_source_may_be_a_file_a_folder_a_pattern_or_everything(root: Path) -> None:
+    nothing = Ignore([])
+    assert sources(root, nothing, "src/") == ["src"]
+    assert sources(root, nothing, "./src/main.py") == ["src/main.py"]
+    assert sources(root, nothing, "/src/*.py") == ["src/main.py"]
+    assert sources(root, nothing, ".") == ["."]
+    assert sources(root, nothing, "nowhere") == []
+    assert sources(root, nothing, "../../etc/passwd") == []
 
 
-@pytest.mark.parametrize(
-    "line",
-    [
-        "RUN <<EOF",
-        "RUN cat <<-'EOF' > x",
-        "COPY <<EOF /x",
-        "RUN --mount=type=cache,target=/c true",
-        "COPY --from=a --link /x /y",
-    ],
-)
-def test_what_needs_buildkit_is_named_with_its_line(line: str) -> None:
-    (found,) = inspect(f"FROM a\n{line}\n").buildkit
-    assert "line 2" in found
-
-
-def test_plain_instructions_need_no_buildkit() -> None:
-    text = "FROM a\nCOPY --chown=1:1 --from=b x y\nRUN cat <<<word && echo $((1 << 3))\n"
-    assert inspect(text).buildkit == ()
+def test_a_source_that_is_ignored_is_not_there(root: Path) -> None:
+    assert sources(root, Ignore(["src"]), "src/main.py") == []
+    assert sources(root, Ignore(["src", "!src/main.py"]), "src/main.py") == ["src/main.py"]
+    assert sources(root, Ignore(["src", "!src/main.py"]), "src") == ["src"]
 
 
 def test_a_missing_dockerfile_or_context_says_where_it_was_looked_for(tmp_path: Path) -> None:
