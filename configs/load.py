@@ -26,7 +26,22 @@ def load(source: str | Path | None, overrides: Sequence[str | Override] = ()) ->
 
     `None` starts from the defaults. Raises `ConfigError` naming every problem.
     """
-    file = Source(name="", text="", data={}) if source is None else _read(source)
+    return _merged(
+        Source(name="", text="", data={}) if source is None else _read(source), overrides
+    )
+
+
+def load_stored(
+    name: str, data: Mapping[str, Any], overrides: Sequence[str | Override] = ()
+) -> RunConfig:
+    """A resolved configuration that was stored, with overrides. `name`: where it is stored.
+
+    Raises `ConfigError` as `load` does, for instance for keys of another version.
+    """
+    return _merged(Source(name=name, text="", data=dict(data)), overrides)
+
+
+def _merged(file: Source, overrides: Sequence[str | Override]) -> RunConfig:
     given, unread = _parse_all(overrides)
     data, clashes = _merge(file.data, given)
     config, problems = validate(data)

@@ -186,11 +186,15 @@ def write_atomically(path: Path, data: bytes) -> None:
 
 
 def differences(stored: RunManifest, given: RunManifest) -> tuple[str, ...]:
-    """What makes `given` another run than `stored`; empty if it is the same."""
+    """What makes `given` another run than `stored`; empty if it is the same.
+
+    `attempts` may grow: the run then owes the further samples of each task. It may not shrink,
+    because then the folder would hold more than its description says.
+    """
     found = [
         f"{key}: stored {_show(a)}, given {_show(b)}"
         for key, a, b in load.difference(stored.config, given.config)
-        if not may_differ(key)
+        if not may_differ(key) and not _grows(key, a, b)
     ]
     for name in sorted(stored.tasks.keys() | given.tasks.keys()):
         a, b = stored.tasks.get(name), given.tasks.get(name)
@@ -212,6 +216,11 @@ def may_differ(key: str) -> bool:
     return any(fnmatch.fnmatchcase(key, pattern) for pattern in MAY_DIFFER)
 
 
+def _grows(key: str, stored: object, given: object) -> bool:
+    both = isinstance(stored, int) and isinstance(given, int)
+    return key == "attempts" and both and given > stored  # type: ignore[operator]  # both are int
+
+
 def _make_folder(path: Path) -> None:
     try:
         path.mkdir(parents=True, exist_ok=True)
@@ -229,7 +238,8 @@ def _adopt(path: Path, given: RunManifest) -> RunManifest:
         lines = "\n".join(f"  {line}" for line in found)
         raise RunFolderError(
             f"{path} is a run of another configuration:\n{lines}\n"
-            "Use another folder with --out, or the stored values to go on with this run"
+            "Use another folder with --out, or the stored values to go on with this run;"
+            f" `headrace resume {path}` takes them from it"
         )
     return msgspec.structs.replace(
         given, run=stored.run, created=stored.created, headrace=stored.headrace

@@ -22,7 +22,7 @@ from headrace.engine.run_folder import (
     write_atomically,
 )
 from headrace.engine.store import Store
-from headrace.errors import RunFolderError, StoreError
+from headrace.errors import ConfigError, RunFolderError, StoreError
 from headrace.types import Episode, StopReason, Verdict, VerdictFault
 
 TASKS = {"org/a": "a" * 64, "org/b": "b" * 64}
@@ -82,6 +82,29 @@ def test_keys_of_the_engine_and_the_store_may_differ_and_the_newest_are_kept(
         assert run.manifest.config_digest != first.config_digest
 
 
+def test_a_run_may_be_given_more_attempts_and_keeps_its_id(tmp_path: Path) -> None:
+    with opened(tmp_path, "attempts=4") as run:
+        first = run.manifest
+    with opened(tmp_path, "attempts=8") as run:
+        assert run.manifest.run == first.run
+        assert read_manifest(tmp_path).config["attempts"] == 8
+
+
+def test_a_run_may_not_be_given_fewer_attempts_than_it_has(tmp_path: Path) -> None:
+    opened(tmp_path, "attempts=4").close()
+    with pytest.raises(RunFolderError, match="\n  attempts: stored 4, given 3\n"):
+        opened(tmp_path, "attempts=3")
+
+
+def test_a_stored_configuration_is_one_that_goes_on(tmp_path: Path) -> None:
+    opened(tmp_path, "limits.max_turns=7", "policy.type=noop").close()
+    stored = read_manifest(tmp_path).config
+    again = load.load_stored("run.json", stored, ["attempts=3", "engine.live=2"])
+    assert (again.limits.max_turns, again.attempts, again.policy.type) == (7, 3, "noop")
+    with pytest.raises(ConfigError, match=r"run\.json: .*novel"):
+        load.load_stored("run.json", stored | {"novel": 1})
+
+
 def test_another_configuration_is_refused_with_the_difference(tmp_path: Path) -> None:
     opened(tmp_path, "limits.max_turns=7").close()
     before = (tmp_path / "run.json").read_bytes()
@@ -91,7 +114,8 @@ def test_another_configuration_is_refused_with_the_difference(tmp_path: Path) ->
         f"{tmp_path} is a run of another configuration:",
         "  limits.max_turns: stored 7, given 8",
         "  policy.sampling.temperature: stored 0.7, given 0.1",
-        "Use another folder with --out, or the stored values to go on with this run",
+        "Use another folder with --out, or the stored values to go on with this run;"
+        f" `headrace resume {tmp_path}` takes them from it",
     ]
     assert (tmp_path / "run.json").read_bytes() == before
     opened(tmp_path, "limits.max_turns=7").close()
@@ -195,7 +219,7 @@ os.kill(os.getpid(), 9)
 def test_a_refused_opening_leaves_the_folder_free(tmp_path: Path) -> None:
     opened(tmp_path).close()
     with pytest.raises(RunFolderError, match="another configuration"):
-        opened(tmp_path, "attempts=2")
+        opened(tmp_path, "seed=2")
     opened(tmp_path).close()
 
 

@@ -12,7 +12,7 @@ from typing import Annotated
 import typer
 
 import headrace
-from headrace.cli import machine, runs, shows, tasks
+from headrace.cli import exchange, machine, runs, shows, tasks
 from headrace.errors import InfrastructureError, UsageError
 
 EXIT_CODES = {
@@ -33,8 +33,11 @@ app = typer.Typer(
 )
 app.command("run")(runs.run)
 app.command("eval")(runs.evaluate)
+app.command("resume")(runs.resume)
 app.command("show")(shows.show)
 app.add_typer(shows.shards, name="shards")
+app.command("export")(exchange.export)
+app.command("import")(exchange.import_)
 app.add_typer(tasks.app, name="tasks")
 app.command("sweep")(machine.sweep)
 app.command("doctor")(machine.doctor)

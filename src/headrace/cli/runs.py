@@ -23,6 +23,17 @@ Settings = Annotated[
 ]
 
 
+Attempts = Annotated[
+    int | None,
+    typer.Option(
+        "--attempts",
+        "--samples",
+        metavar="N",
+        help="Episodes per task. The same run may be given more later.",
+    ),
+]
+
+
 def run(
     config: Annotated[
         str,
@@ -54,9 +65,7 @@ def evaluate(
         str,
         typer.Option("--policy", metavar="TYPE", help="oracle, noop, scripted, replay or vllm."),
     ],
-    attempts: Annotated[
-        int | None, typer.Option("--attempts", metavar="N", help="Episodes per task.")
-    ] = None,
+    attempts: Attempts = None,
     settings: Settings = None,
     out: Annotated[
         Path | None,
@@ -79,6 +88,29 @@ def evaluate(
     if attempts is not None:
         given.append(Override(keys=("attempts",), value=attempts, shown=f"--attempts {attempts}"))
     _run(load(None, [*given, *(settings or ())]), out or _new_folder())
+
+
+def resume(
+    folder: Annotated[
+        Path, typer.Argument(metavar="RUN", help="A run folder; its configuration is taken again.")
+    ],
+    attempts: Attempts = None,
+    settings: Settings = None,
+) -> None:
+    """Go on with a run: what it still owes, or more attempts of each task.
+
+    Tasks, policy and limits are those of the run. `--set` is for what may change: `engine.*`,
+    `store.*`, where a server is.
+    """
+    from headrace.configs.load import load_stored
+    from headrace.configs.places import Override
+    from headrace.engine.run_folder import RUN_FILE, read_manifest
+
+    given: list[str | Override] = list(settings or ())
+    if attempts is not None:
+        given.append(Override(keys=("attempts",), value=attempts, shown=f"--attempts {attempts}"))
+    stored = read_manifest(folder).config
+    _run(load_stored(str(folder / RUN_FILE), stored, given), folder)
 
 
 def _new_folder() -> Path:
