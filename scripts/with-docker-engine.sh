@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # with-docker-engine.sh COMMAND...: runs the command with a Docker engine, bringing one up for its
-# length where none runs and we are root. Takes down only what it started.
+# length where none runs and we are root. Takes down only what it started. As root it also makes
+# sure of the compose plugin.
 set -euo pipefail
 here=$(cd "$(dirname "$0")" && pwd)
 started=0
@@ -14,6 +15,10 @@ if ! "$here/docker-engine.sh" status >/dev/null 2>&1; then
 fi
 address=$("$here/docker-engine.sh" status 2>/dev/null | sed -n 's/^DOCKER_HOST=//p') || true
 [ -n "$address" ] && export DOCKER_HOST="$address"
+if [ -n "$address" ] && [ "$(id -u)" -eq 0 ]; then
+	"$here/docker-compose.sh" up >/dev/null ||
+		echo "headrace: no docker compose: tasks with several containers are refused" >&2
+fi
 code=0
 "$@" || code=$?
 [ "$started" = 1 ] && "$here/docker-engine.sh" down
