@@ -4,6 +4,7 @@
     ├── UsageError            the user can mend it: exit code 2, no traceback
     │   ├── ConfigError         a key, a type or a value of the configuration
     │   ├── TaskError           a task folder that cannot be read as its format says
+    │   ├── TrajectoryError     a file that is not a trajectory in the format it claims
     │   └── RunFolderError      a run folder that is foreign, torn or of another configuration
     ├── InfrastructureError   becomes data on the episode: `reward = None` with this reason
     │   ├── ImageError          an image or root filesystem could not be built or found
@@ -37,6 +38,10 @@ class ConfigError(UsageError):
 
 class TaskError(UsageError):
     """A task folder cannot be read as its format says; the message carries its path."""
+
+
+class TrajectoryError(UsageError):
+    """A file cannot be read as the trajectory it claims to be; the message carries its path."""
 
 
 class RunFolderError(UsageError):
