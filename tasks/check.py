@@ -37,10 +37,12 @@ def check(task: Task) -> list[Finding]:
         findings.append(("no_solution", "no solution/solve.sh: the oracle cannot run this task"))
     else:
         findings += _script(Path(task.solution.path) / "solve.sh", "solution/solve.sh")
-    test = Path(task.verifier.tests[0]) / task.verifier.script
-    findings += _script(test, "tests/test.sh")
-    if not any("reward" in _text(path) for path in _test_files(Path(task.verifier.tests[0]))):
-        findings.append(("no_reward", "no file in tests/ mentions the reward file it must write"))
+    for tests in task.verifier.tests:
+        findings += _script(Path(tests) / task.verifier.script, "tests/test.sh")
+        if not any("reward" in _text(path) for path in _test_files(Path(tests))):
+            findings.append(
+                ("no_reward", "no file in tests/ mentions the reward file it must write")
+            )
     findings += _environment(task)
     if task.inert:
         findings.append(("inert_fields", f"read but not acted on yet: {', '.join(task.inert)}"))

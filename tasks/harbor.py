@@ -1,8 +1,9 @@
-"""The reader of single-step Harbor tasks: a folder with `task.toml` becomes a `Task`.
+"""The reader of Harbor tasks: a folder with `task.toml` becomes a `Task`.
 
 Rule: what Harbor accepts is accepted, what it drops in silence is named in a warning, and what
-cannot be run yet (several steps, compose, separate verifiers, Windows) is refused by name. It
-builds nothing and runs nothing; it blocks on the disk, so loops call it in a thread.
+cannot be run (Windows, GPUs) is refused by name. One thing is read otherwise, on purpose: a step
+that names no time for its tests has the task's, where Harbor gives it 600 s. It builds nothing
+and runs nothing; it blocks on the disk, so loops call it in a thread.
 """
 
 import os
@@ -12,19 +13,24 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from headrace.errors import TaskError
-from headrace.tasks.harbor_files import digest, missing_sources, read_text
-from headrace.tasks.harbor_toml import Fields, interpret
+from headrace.tasks.harbor_files import LEFTOVERS, PARTS, digest, read_text
+from headrace.tasks.harbor_ignore import NAME as HARBORIGNORE
+from headrace.tasks.harbor_ignore import HarborIgnore
+from headrace.tasks.harbor_toml import Fields, StepFields, interpret
+from headrace.tasks.harbor_verifier import verifier_recipe
+from headrace.tasks.harbor_world import with_folder
 from headrace.tasks.reading import Read
 from headrace.types import (
     AgentRecipe,
-    EnvironmentRecipe,
-    NetworkPolicy,
     SolutionRecipe,
+    StepRecipe,
     Task,
     VerifierRecipe,
 )
 
 CONFIG = "task.toml"
+INSTRUCTION = "instruction.md"
+PRIOR_CONTEXT = "trajectory.json"
 MAX_TEXT_BYTES = 1 << 20
 _CANARY = re.compile(r"\s*(?:<!--.*canary.*-->|#.*canary.*)\s*", re.IGNORECASE)
 
@@ -39,15 +45,20 @@ def read_harbor(path: str | Path, environ: Mapping[str, str] | None = None) -> R
     root = Path(os.path.abspath(path))
     if not root.is_dir():
         found = "a file" if root.exists() else "nothing"
-        raise TaskError(f"{root}: expected a task folder, found {found}")
+        raise TaskError(f"{printable(root)}: expected a task folder, found {found}")
     try:
         return _read(root, os.environ if environ is None else environ)
     except TaskError as e:
-        if str(e).startswith(str(root)):
-            raise
-        raise TaskError(f"{root / CONFIG}: {e}") from None
+        message = str(e) if str(e).startswith(str(root)) else f"{root / CONFIG}: {e}"
+        raise TaskError(printable(message)) from None
     except OSError as e:
-        raise TaskError(f"{e.filename or root}: {e.strerror}") from None
+        raise TaskError(printable(f"{e.filename or root}: {e.strerror}")) from None
+
+
+def printable(text: object) -> str:
+    """`text` in one line that every terminal and file takes."""
+    clean = str(text).encode("utf-8", "backslashreplace").decode()
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in clean)
 
 
 def strip_canary(text: str) -> str:
@@ -64,44 +75,36 @@ def strip_canary(text: str) -> str:
 
 def _read(root: Path, environ: Mapping[str, str]) -> Read:
     task_digest = digest(root)  # first: it refuses what must not be opened
+    if str(root) != printable(root):
+        raise TaskError(f"{root}: expected a path in UTF-8 without control characters")
     fields = interpret(_document(root), environ)
     warnings = list(fields.warnings)
-    environment = _environment(root, fields, warnings)
-    instruction = strip_canary(read_text(root, "instruction.md", MAX_TEXT_BYTES))
-    if not instruction.strip():
-        raise TaskError(f"{root / 'instruction.md'}: the instruction is empty")
-    tests = root / "tests"
-    if not (tests / "test.sh").is_file():
-        raise TaskError(f"{root}: no tests/test.sh, the script that grades the task")
-    warnings += [
-        f"tests/{name} is not used: the verifier shares the agent's sandbox"
-        for name in ("Dockerfile", "docker-compose.yaml")
-        if (tests / name).exists()
-    ]
-    inert = [*fields.inert]
-    inert += [name for name in ("trajectory.json", ".harborignore") if (root / name).exists()]
+    environment = with_folder(fields.environment, root, "environment", warnings)
+    if environment.context == str(root):  # then any file of the task may be in the image
+        task_digest = digest(root, sorted({*os.listdir(root), *PARTS} - LEFTOVERS))
+    steps = tuple(_step(root, fields, step, warnings) for step in fields.steps)
     task = Task(
         name=fields.name or root.name,
         digest=task_digest,
         path=str(root),
         format="harbor",
-        instruction=instruction,
+        instruction="" if steps else _instruction(root, INSTRUCTION),
         environment=environment,
-        agent=AgentRecipe(timeout_s=fields.agent_timeout_s, user=fields.agent_user),
-        verifier=VerifierRecipe(
-            tests=(str(tests),),
-            timeout_s=fields.verifier_timeout_s,
-            env=fields.verifier_env,
-            user=fields.verifier_user,
-        ),
-        solution=_solution(root, fields),
+        agent=fields.agent,
+        verifier=_inherited(fields) if steps else verifier_recipe(root, fields, None, warnings),
+        solution=_solution(root, "solution", fields),
+        steps=steps,
+        reward_strategy=fields.reward_strategy,
+        artifacts=fields.artifacts,
         category=fields.category,
         difficulty=fields.difficulty,
         tags=fields.tags,
         metadata=fields.metadata,
-        inert=tuple(inert),
+        inert=(*fields.inert, *_prior_contexts(root, fields)),
     )
-    return Read(task=task, warnings=tuple(warnings))
+    warnings += _unread(root, fields)
+    warnings += _services_not_there(task)
+    return Read(task=task, warnings=tuple(dict.fromkeys(map(printable, warnings))))
 
 
 def _document(root: Path) -> dict[str, object]:
@@ -114,49 +117,86 @@ def _document(root: Path) -> dict[str, object]:
         raise TaskError(f"{root / CONFIG}: broken TOML: nested too deep") from None
 
 
-def _solution(root: Path, fields: Fields) -> SolutionRecipe | None:
-    folder = root / "solution"
-    if not (folder / "solve.sh").is_file():
+def _instruction(root: Path, name: str) -> str:
+    text = strip_canary(read_text(root, name, MAX_TEXT_BYTES))
+    if not text.strip():
+        raise TaskError(f"{root / name}: the instruction is empty")
+    return text
+
+
+def _inherited(fields: Fields) -> VerifierRecipe:
+    """The verifier of a task with steps: what they inherit; they have the tests."""
+    own = fields.verifier
+    return VerifierRecipe(
+        timeout_s=own.timeout_s or 600.0, env=own.env, user=own.user, network=own.network,
+        collect=own.collect,
+    )  # fmt: skip
+
+
+def _step(root: Path, fields: Fields, step: StepFields, warnings: list[str]) -> StepRecipe:
+    folder = f"steps/{step.name}"
+    if not (root / folder).is_dir():
+        raise TaskError(f"{root}: no folder {folder}/, the step's files")
+    files = root / folder / "workdir"
+    own_solution = f"{folder}/solution"
+    return StepRecipe(
+        name=step.name,
+        instruction=_instruction(root, f"{folder}/{INSTRUCTION}"),
+        agent=AgentRecipe(
+            timeout_s=step.agent.timeout_s or fields.agent.timeout_s,
+            user=step.agent.user if step.agent.user is not None else fields.agent.user,
+            network=step.agent.network or fields.agent.network,
+        ),
+        verifier=verifier_recipe(root, fields, step, warnings),
+        solution=_solution(root, own_solution, fields)
+        if (root / own_solution).is_dir()
+        else _solution(root, "solution", fields),
+        files=str(files) if files.is_dir() else None,
+        healthcheck=step.healthcheck,
+        min_reward=step.min_reward,
+        artifacts=step.artifacts,
+    )
+
+
+def _solution(root: Path, name: str, fields: Fields) -> SolutionRecipe | None:
+    folder = root / name
+    if not (folder / "solve.sh").is_file() or HarborIgnore(folder).excludes("solve.sh"):
         return None
     return SolutionRecipe(path=str(folder), env=fields.solution_env)
 
 
-def _environment(root: Path, fields: Fields, warnings: list[str]) -> EnvironmentRecipe:
-    context = root / "environment"
-    if (context / "docker-compose.yaml").exists():
-        raise TaskError(f"{context / 'docker-compose.yaml'}: compose tasks cannot be run yet")
-    dockerfile = context / "Dockerfile"
-    has_dockerfile = dockerfile.is_file()
-    if has_dockerfile:
-        _check_sources(root, context, fields, warnings)
-    elif fields.docker_image is None:
-        raise TaskError(f"{root}: no environment/Dockerfile and no environment.docker_image")
-    has_context = context.is_dir()
-    return EnvironmentRecipe(
-        image=fields.docker_image,
-        dockerfile=str(dockerfile) if has_dockerfile else None,
-        context=str(context) if has_context else None,
-        upload_context=has_context and not has_dockerfile and any(context.iterdir()),
-        workdir=fields.workdir,
-        env=fields.env,
-        cpus=fields.cpus,
-        memory_mb=fields.memory_mb,
-        storage_mb=fields.storage_mb,
-        network=NetworkPolicy(mode=fields.network),
-        build_timeout_s=fields.build_timeout_s,
-    )
+def _prior_contexts(root: Path, fields: Fields) -> list[str]:
+    names = [PRIOR_CONTEXT, *(f"steps/{step.name}/{PRIOR_CONTEXT}" for step in fields.steps)]
+    return [name for name in names if (root / name).exists()]
 
 
-def _check_sources(root: Path, context: Path, fields: Fields, warnings: list[str]) -> None:
-    text = read_text(root, "environment/Dockerfile", MAX_TEXT_BYTES)
-    if not text.strip():
-        raise TaskError(f"{context / 'Dockerfile'}: the file is empty")
-    missing = missing_sources(text, context)
-    if not missing:
-        return
-    message = f"{context / 'Dockerfile'}: COPY source {missing[0]!r} is not in {context}"
-    if not missing_sources(text, root):
-        message += " (it is in the task folder, but only environment/ is the build context)"
-    if fields.docker_image is None:
-        raise TaskError(message)
-    warnings.append(message)
+def _unread(root: Path, fields: Fields) -> list[str]:
+    """What is in the folder and looks as if it counted."""
+    found = []
+    if (root / HARBORIGNORE).exists():
+        found.append(f"{HARBORIGNORE} counts inside tests/ and solution/ only; this one does not")
+    if fields.steps and (root / INSTRUCTION).exists():
+        found.append(f"{INSTRUCTION} is not used: each step has its own")
+    steps = root / "steps"
+    if steps.is_dir():
+        named = {step.name for step in fields.steps}
+        found += [
+            f"steps/{name} is not used: no [[steps]] of task.toml has this name"
+            for name in sorted(os.listdir(steps))
+            if name not in named and (steps / name).is_dir() and not name.startswith(".")
+        ]
+    return found
+
+
+def _services_not_there(task: Task) -> list[str]:
+    """Services that artifacts and hooks name and no compose file has."""
+    known = task.environment.compose.services if task.environment.compose is not None else ()
+    verifiers = [task.verifier, *(step.verifier for step in task.steps)]
+    named = [artifact.service for artifact in task.artifacts]
+    named += [artifact.service for step in task.steps for artifact in step.artifacts]
+    named += [hook.service for verifier in verifiers for hook in verifier.collect]
+    return [
+        f"the service {name!r} is asked for files, and the task has none of this name"
+        for name in dict.fromkeys(named)
+        if name not in ("main", *known)
+    ]

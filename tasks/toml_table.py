@@ -1,0 +1,168 @@
+"""Typed access to the tables of a parsed TOML document.
+
+Rule: pure. A value of a wrong type is a `TaskError` with its dotted path; what is odd but can be
+read is a warning. What the values mean is decided elsewhere.
+"""
+
+import difflib
+import math
+from collections.abc import Mapping
+from functools import lru_cache
+from typing import Any
+
+import msgspec
+
+from headrace.errors import TaskError
+
+
+class Table:
+    """One table and its dotted path."""
+
+    def __init__(self, values: Mapping[str, Any], path: str, warnings: list[str]) -> None:
+        self.values = values
+        self.path = path
+        self.warnings = warnings
+
+    def at(self, key: str) -> str:
+        return f"{self.path}.{key}" if self.path else key
+
+    def warn(self, key: str, message: str) -> None:
+        self.warnings.append(f"{self.at(key)}: {message}")
+
+    def wrong(self, key: str, expected: str) -> TaskError:
+        return TaskError(f"{self.at(key)}: expected {expected}, found {show(self.values.get(key))}")
+
+    def expect(self, known: str) -> "Table":
+        """This table, after a warning for each key that is not in `known`."""
+        for key in self.values:
+            if key not in known.split():
+                self.warnings.append(f"unknown key {self.at(key)!r}{_hint(key, known)}")
+        return self
+
+    def table(self, key: str) -> "Table":
+        value = self.values.get(key, {})
+        if not isinstance(value, dict):
+            raise self.wrong(key, "a table")
+        return Table(value, self.at(key), self.warnings)
+
+    def tables(self, key: str) -> "list[Table]":
+        value = self.values.get(key, [])
+        if not isinstance(value, list) or not all(isinstance(item, dict) for item in value):
+            raise self.wrong(key, "a list of tables")
+        return [Table(item, f"{self.at(key)}[{i}]", self.warnings) for i, item in enumerate(value)]
+
+    def string(self, key: str) -> str | None:
+        """One line; None where it is absent or empty."""
+        value = self.values.get(key)
+        if value is None or value == "":
+            return None
+        if not isinstance(value, str) or not value.isprintable():
+            raise self.wrong(key, "a line of text")
+        return value
+
+    def text(self, key: str) -> str:
+        """Text of one line or more, not empty."""
+        value = self.values.get(key)
+        if not isinstance(value, str) or not value.strip() or "\0" in value:
+            raise self.wrong(key, "text")
+        return value
+
+    def strings(self, key: str) -> tuple[str, ...]:
+        value = self.values.get(key, [])
+        if not isinstance(value, list) or not all(_is_line(item) for item in value):
+            raise self.wrong(key, "a list of texts")
+        return tuple(value)
+
+    def boolean(self, key: str) -> bool | None:
+        value = self.values.get(key)
+        if value is not None and not isinstance(value, bool):
+            raise self.wrong(key, "true or false")
+        return value
+
+    def number(self, key: str) -> float | None:
+        value = self.values.get(key)
+        if value is None:
+            return None
+        found = _number(value)
+        if found is None:
+            raise self.wrong(key, "a finite number")
+        if isinstance(value, str):
+            self.warn(key, f"the number {show(value)} is written as text")
+        return found
+
+    def seconds(self, key: str) -> float | None:
+        """More than 0."""
+        found = self.number(key)
+        if found is not None and found <= 0:
+            raise self.wrong(key, "more than 0 seconds")
+        return found
+
+    def pause(self, key: str, default: float) -> float:
+        """Seconds, 0 or more."""
+        found = self.number(key)
+        if found is not None and found < 0:
+            raise self.wrong(key, "no negative number of seconds")
+        return default if found is None else found
+
+    def count(self, key: str) -> int | None:
+        """A whole number, 0 or more."""
+        found = self.number(key)
+        if found is None:
+            return None
+        if found < 0 or found != int(found) or found > 1 << 53:
+            raise self.wrong(key, "a whole number, 0 or more")
+        return int(found)
+
+    def amount(self, key: str) -> float | None:
+        """A limit: positive, or 0 for none."""
+        found = self.number(key)
+        if found is not None and found < 0:
+            raise self.wrong(key, "no negative number")
+        if found == 0:
+            self.warn(key, "0 is read as no limit")
+        return found or None
+
+    def user(self) -> str | None:
+        value = self.values.get("user")
+        if isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 1 << 32:
+            return str(value)
+        return self.string("user")
+
+
+def _number(value: Any) -> float | None:
+    if isinstance(value, bool) or not isinstance(value, int | float | str):
+        return None
+    try:
+        number = float(value)
+    except (ValueError, OverflowError):
+        return None
+    return number if math.isfinite(number) else None
+
+
+def _is_line(value: Any) -> bool:
+    return isinstance(value, str) and value.isprintable()
+
+
+@lru_cache(maxsize=1024)  # the same unknown keys come hundreds of times in one set
+def _hint(key: str, known: str) -> str:
+    near = difflib.get_close_matches(key, known.split(), n=1)
+    return f"; did you mean {near[0]!r}?" if near else ""
+
+
+def plain(value: Any) -> Any:
+    """`value` with dates and huge integers as text, so that it can be stored anywhere."""
+    if isinstance(value, dict):
+        return {key: plain(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [plain(item) for item in value]
+    if isinstance(value, int) and not isinstance(value, bool):
+        return value if -(1 << 63) <= value < 1 << 63 else hex(value)
+    return value if isinstance(value, str | bool | float) else str(value)
+
+
+def show(value: Any) -> str:
+    """`value` as a message quotes it: one line, not long."""
+    if value is None:
+        return "nothing"
+    text = repr(value if isinstance(value, str) else msgspec.to_builtins(plain(value)))
+    return text if len(text) <= 60 else text[:57] + "..."
