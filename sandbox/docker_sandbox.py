@@ -9,24 +9,28 @@ is the only way it ends, and it is finished even when the caller is cancelled.
 import asyncio
 import logging
 from collections.abc import AsyncIterator, Callable, Mapping
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import Any
+
+from aiodocker.exceptions import DockerError
 
 from headrace.aio import run_shielded
 from headrace.errors import ContractError, ProviderGone, SandboxError
-from headrace.sandbox.base import IMAGE_USER, Sandbox, SandboxSpec, Terminal
+from headrace.sandbox.base import COLUMNS, IMAGE_USER, ROWS, Sandbox, SandboxSpec, Terminal
 from headrace.sandbox.control import Control, Span
 from headrace.sandbox.docker_engine import EngineClient
 from headrace.sandbox.docker_stream import (
     EXEC_BODY,
+    TTY_BODY,
     EngineStream,
     attach_path,
     exec_path,
     open_stream,
 )
 from headrace.sandbox.docker_sweep import remove
-from headrace.sandbox.scripts import CONTROL
+from headrace.sandbox.scripts import CONTROL, TERMINAL_PROGRAM
 from headrace.sandbox.shell import Shell
+from headrace.sandbox.terminal import PROBE_TIMEOUT_S, Line, PtyTerminal
 from headrace.types import CommandResult
 
 CREATE_S = 120.0
@@ -113,6 +117,9 @@ class DockerSandbox:
         self._spec = spec
         self._workdir = workdir
         self._image_user = image_user
+        self._user = spec.user or image_user
+        """The agent's; empty: root."""
+        self._terminal: PtyTerminal | None = None
         self._on_left_behind = on_left_behind
         self._pipes: list[Pipe] = []
         self._commands = 0
@@ -187,7 +194,19 @@ class DockerSandbox:
 
     async def terminal(self) -> Terminal:
         """See `Sandbox.terminal`."""
-        raise ContractError("this sandbox has no terminal")
+        self._check()
+        if not self._spec.terminal:
+            raise ContractError("a terminal is asked for by the spec: set `terminal`")
+        if self._terminal is None:
+            async with self._attributed():
+                terminal = PtyTerminal(self._connect_terminal, self._probe)
+                try:
+                    await terminal.open()
+                except BaseException:
+                    terminal.close("the terminal did not open")
+                    raise
+                self._terminal = terminal
+        return self._terminal
 
     def service(self, name: str) -> Sandbox:
         """See `Sandbox.service`."""
@@ -196,6 +215,7 @@ class DockerSandbox:
     async def aclose(self) -> None:
         if not self._closed:
             self._closed = True
+            self._close_terminal(f"{self.container} is closed")
             await run_shielded(self._remove())
 
     # --- inside ---
@@ -228,6 +248,11 @@ class DockerSandbox:
     def _shell_lost(self) -> None:
         self._ended = True
         self._shell.closed(f"{self.container} has ended")
+        self._close_terminal(f"{self.container} has ended")
+
+    def _close_terminal(self, reason: str) -> None:
+        if self._terminal is not None:
+            self._terminal.close(reason)
 
     @asynccontextmanager
     async def _attributed(self) -> AsyncIterator[None]:
@@ -252,6 +277,32 @@ class DockerSandbox:
         if state.get("OOMKilled"):
             return f"out of memory: more than {self._spec.limits.memory_mb} MB"
         return f"ended by itself with exit code {state.get('ExitCode')}"
+
+    async def _connect_terminal(
+        self, token: str, feed: Callable[[bytes], None], ended: Callable[[], None]
+    ) -> Line:
+        doing = f"open a terminal in {self.container}"
+        async with self._engine.call(doing, timeout_s=EXEC_S) as docker:
+            program = ["sh", "-c", TERMINAL_PROGRAM, "sh", self._user, self._workdir, token, ""]
+            session = await docker.containers.container(self.container).exec(
+                cmd=program, stdin=True, tty=True, user="0", workdir="/"
+            )
+            stream = await open_stream(
+                self._engine.socket,
+                exec_path(session.id),
+                TTY_BODY,
+                feed=lambda fd, data: feed(data),
+                lost=ended,
+                raw=True,
+            )
+            with suppress(DockerError):  # it has ended already, or the image's `stty` has done it
+                await session.resize(h=ROWS, w=COLUMNS)
+            return stream
+
+    async def _probe(self, script: str) -> CommandResult:
+        self._commands += 1  # what was typed may have wrecked our channel
+        control = await self._open_control()
+        return await control.exec(script, timeout_s=PROBE_TIMEOUT_S, user=self._user, shell="sh")
 
     async def _open_control(self) -> Control:
         return await self._open_channel(self._control, killer=False)

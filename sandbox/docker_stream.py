@@ -23,7 +23,9 @@ _MAX_HEAD_BYTES = 65536
 class EngineStream(asyncio.Protocol):
     """One upgraded connection. `write` never blocks; `drained` waits until the engine keeps up."""
 
-    def __init__(self, feed: Feed, lost: Lost) -> None:
+    def __init__(self, feed: Feed, lost: Lost, *, raw: bool = False) -> None:
+        """`raw`: the process has a terminal, whose bytes come without frames, all as stdout."""
+        self._raw = raw
         self._feed = feed
         self._lost = lost
         self._transport: asyncio.Transport | None = None
@@ -46,6 +48,11 @@ class EngineStream(asyncio.Protocol):
     async def drained(self) -> None:
         """Returns when what was written is mostly sent, or the stream has ended."""
         await self._writable.wait()
+
+    @property
+    def waiting(self) -> bool:
+        """Whether something is not sent yet."""
+        return self._transport is not None and self._transport.get_write_buffer_size() > 0
 
     def close(self) -> None:
         """Close at once, dropping what is not sent. Idempotent."""
@@ -86,17 +93,20 @@ class EngineStream(asyncio.Protocol):
         status = head.split(b"\r\n", 1)[0].decode(errors="replace")
         if " 101 " in status or " 200 " in status:
             self._rest = b""
-            self._receive = self._read_frames
+            self._receive = self._read_raw if self._raw else self._read_frames
             if not self._upgraded.done():
                 self._upgraded.set_result(None)
             if body:
-                self._read_frames(body)
+                self._receive(body)
             return
         detail = body.decode(errors="replace").strip()
         if not self._upgraded.done():
             self._upgraded.set_exception(SandboxError(f"the engine answered {status}: {detail}"))
             self._upgraded.exception()
         self.close()
+
+    def _read_raw(self, data: bytes) -> None:
+        self._feed(1, data)
 
     def _read_frames(self, data: bytes) -> None:
         """Frames of (fd, 3 zero bytes, length, payload), cut anywhere; payload is not gathered."""
@@ -120,13 +130,15 @@ class EngineStream(asyncio.Protocol):
 
 
 async def open_stream(
-    socket: str, path: str, body: bytes = b"", *, feed: Feed, lost: Lost
+    socket: str, path: str, body: bytes = b"", *, feed: Feed, lost: Lost, raw: bool = False
 ) -> EngineStream:
     """POST `path` on the engine's socket and upgrade the connection. Raises `OSError`,
     `EOFError`, or `SandboxError` with the engine's answer. The caller bounds it in time.
     """
     loop = asyncio.get_running_loop()
-    transport, stream = await loop.create_unix_connection(lambda: EngineStream(feed, lost), socket)
+    transport, stream = await loop.create_unix_connection(
+        lambda: EngineStream(feed, lost, raw=raw), socket
+    )
     try:
         transport.write(
             f"POST {path} HTTP/1.1\r\nHost: docker\r\nConnection: Upgrade\r\nUpgrade: tcp\r\n"
@@ -149,3 +161,4 @@ def exec_path(exec_id: str) -> str:
 
 
 EXEC_BODY = b'{"Detach":false,"Tty":false}'
+TTY_BODY = b'{"Detach":false,"Tty":true}'

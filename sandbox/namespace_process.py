@@ -42,6 +42,11 @@ class Outlet:
             self._waiting.append(memoryview(data)[sent:])
             self._loop.add_writer(self._fd, self._flush)
 
+    @property
+    def waiting(self) -> bool:
+        """Whether something is not sent yet."""
+        return bool(self._waiting)
+
     def close(self) -> None:
         if self._fd >= 0:
             if self._waiting:
@@ -75,12 +80,19 @@ class Outlet:
 class Inlet:
     """The reading end of a pipe: hands every chunk on as it comes."""
 
-    __slots__ = ("_fd", "_loop", "_take")
+    __slots__ = ("_ended", "_fd", "_loop", "_take")
 
-    def __init__(self, fd: int, take: Callable[[bytes], None]) -> None:
+    def __init__(
+        self,
+        fd: int,
+        take: Callable[[bytes], None],
+        ended: Callable[[], None] = lambda: None,
+    ) -> None:
+        """`ended` is called when the other end is gone; not after `close`."""
         os.set_blocking(fd, False)
         self._fd = fd
         self._take = take
+        self._ended = ended
         self._loop = asyncio.get_running_loop()
         self._loop.add_reader(fd, self._read)
 
@@ -107,6 +119,7 @@ class Inlet:
             self._take(data)
         else:
             self.close()
+            self._ended()
 
 
 class Leader:

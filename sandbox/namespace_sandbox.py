@@ -25,7 +25,9 @@ from headrace.sandbox.namespace_process import (
     pipe_to,
     spawn,
 )
+from headrace.sandbox.namespace_terminal import TerminalPlace, open_pty
 from headrace.sandbox.shell import Shell
+from headrace.sandbox.terminal import PROBE_TIMEOUT_S, Line, PtyTerminal
 from headrace.types import CommandResult
 
 CLOSE_TIMEOUT_S = 20.0
@@ -35,8 +37,17 @@ _SAID_BYTES = 2000
 class NamespaceSandbox:
     """See `Sandbox`. Made by `start`, closed by whoever started it."""
 
-    def __init__(self, *, max_output_bytes: int, image_user: str = "") -> None:
+    def __init__(
+        self,
+        *,
+        max_output_bytes: int,
+        image_user: str = "",
+        terminal: TerminalPlace | None = None,
+    ) -> None:
+        """`terminal`: whose terminal there may be, and where it starts; None: there is none."""
         self._keep = max_output_bytes
+        self._place = terminal
+        self._terminal: PtyTerminal | None = None
         self._image_user = image_user
         self._leader: Leader | None = None
         self._inlets: list[Inlet] = []
@@ -108,7 +119,17 @@ class NamespaceSandbox:
 
     async def terminal(self) -> Terminal:
         """See `Sandbox.terminal`."""
-        raise ContractError("this sandbox has no terminal")
+        if self._place is None:
+            raise ContractError("a terminal is asked for by the spec: set `terminal`")
+        if self._terminal is None:
+            terminal = PtyTerminal(self._connect_terminal, self._probe)
+            try:
+                await terminal.open()
+            except BaseException:
+                terminal.close("the terminal did not open")
+                raise
+            self._terminal = terminal
+        return self._terminal
 
     def service(self, name: str) -> Sandbox:
         """See `Sandbox.service`."""
@@ -119,6 +140,18 @@ class NamespaceSandbox:
         await run_shielded(self._close())
 
     # --- inside ---
+
+    async def _connect_terminal(
+        self, token: str, feed: Callable[[bytes], None], ended: Callable[[], None]
+    ) -> Line:
+        assert self._place is not None and self._leader is not None
+        return await open_pty(self._leader.pid, self._place, self._control, token, feed, ended)
+
+    async def _probe(self, script: str) -> CommandResult:
+        assert self._place is not None
+        return await self._control.exec(
+            script, timeout_s=PROBE_TIMEOUT_S, user=self._place.user, shell="sh"
+        )
 
     async def _close(self) -> None:
         self._closed = True
@@ -203,6 +236,8 @@ class NamespaceSandbox:
         reason = self._reason()
         for channel in (self._shell, self._control, self._killer):
             channel.closed(reason)
+        if self._terminal is not None:
+            self._terminal.close(reason)
         self._release()
 
     def _reason(self) -> str:
@@ -216,6 +251,8 @@ class NamespaceSandbox:
         return f"the sandbox {verb} ({how})" + (f": {said[-500:]}" if said else "")
 
     def _release(self) -> None:
+        if self._terminal is not None:
+            self._terminal.close("the sandbox is closed")
         for inlet in self._inlets:
             inlet.close()
         for outlet in self._outlets:

@@ -229,6 +229,55 @@ hr_serve
 """
 )
 
+TERMINAL_PROGRAM = _packed(
+    _AS
+    + r"""
+[ -z "$4" ] || exec <"$4" >"$4" 2>&1
+hr_tty=$(readlink "/proc/$$/fd/0")
+stty rows 40 cols 160 iutf8 2>/dev/null || stty rows 40 cols 160 2>/dev/null
+TERM=xterm
+for hr_t in xterm-256color xterm linux vt100 ansi; do
+  for hr_d in /etc/terminfo /lib/terminfo /usr/share/terminfo /usr/lib/terminfo; do
+    [ ! -e "$hr_d/${hr_t%"${hr_t#?}"}/$hr_t" ] || { TERM=$hr_t; break 2; }
+  done
+done
+export TERM
+case $1 in ''|root|0|root:root|0:0) ;; *) chown -- "${1%%:*}" "$hr_tty" ;; esac
+[ -z "$2" ] || mkdir -p -- "$2" 2>/dev/null
+cd -- "${2:-/}" 2>/dev/null || cd /
+printf '\033]hr%s %s\007' "$3" "$hr_tty"
+if command -v bash >/dev/null; then hr_as "$1" bash --login; fi
+hr_as "$1" sh -l
+"""
+)
+"""A login shell on a pseudo-terminal: `sh -c PROGRAM sh USER WORKDIR TOKEN [TTY]`, as root.
+
+With TTY it opens that device, which becomes the controlling terminal of a session without one.
+Before the shell starts it says `OSC hr<token> <device> BEL`, which no screen shows.
+"""
+
+PROBE = r"""
+hr_mode=; case $(stty -a -F "$hr_tty" 2>/dev/null) in
+  *-icanon*) hr_mode=raw ;;
+  *icanon*) hr_mode=cooked ;;
+esac
+echo "mode $hr_mode"
+for hr_d in /proc/[0-9]*; do
+  hr_s=
+  { while IFS= read -r hr_l; do hr_s="$hr_s $hr_l"; done <"$hr_d/stat"; } 2>/dev/null || continue
+  set -- ${hr_s##*) }
+  [ "$5" = "$hr_nr" ] && [ "$3" = "$6" ] || continue
+  hr_w=; { read -r hr_w <"$hr_d/wchan"; } 2>/dev/null
+  echo "process $1 $3 $4 $hr_w"
+done
+{ printf '\033]hr%s\007' "$hr_token" >"$hr_tty" & } >/dev/null 2>&1 </dev/null
+"""
+"""What the terminal waits for: its mode, and of each process in its foreground group the state, the
+group, the session and where in the kernel it sleeps. Then a mark through the terminal itself, so
+that whoever reads it knows that all output before it has come. Needs `hr_tty`, the number of that
+device `hr_nr`, and `hr_token`.
+"""
+
 INIT_PROGRAM = _packed(
     _AS
     + _KEEP
