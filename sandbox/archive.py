@@ -14,8 +14,9 @@ import tarfile
 from pathlib import Path
 
 from headrace.aio import in_thread
-from headrace.errors import SandboxError, boundary
+from headrace.errors import SandboxError, TaskError, boundary
 from headrace.sandbox.base import Sandbox
+from headrace.tasks.harbor_ignore import HarborIgnore
 
 TRANSFER_TIMEOUT_S = 300.0
 
@@ -30,7 +31,7 @@ def pack(directory: str | Path, *, prefix: str = "") -> bytes:
     """A tar of everything in a host folder: sorted, owner 0, times 0, dotfiles included.
 
     A symbolic link is kept as a link if it stays in the folder, else `ArchiveError`. So is a
-    socket, a FIFO or a device, and what cannot be read.
+    socket, a FIFO or a device, and what cannot be read. What a `.harborignore` names is left out.
     """
     root = Path(directory)
     if not root.is_dir():
@@ -96,10 +97,27 @@ async def download(sandbox: Sandbox, path: str, *, max_bytes: int = 256 << 20) -
 
 def _walk(root: Path) -> list[Path]:
     found: list[Path] = []
+    ignore = HarborIgnore(root)
     for folder, names, files in os.walk(root):
         here = Path(folder)
-        found += [here / name for name in (*names, *files)]
+        names[:] = [name for name in names if not _ignored(ignore, root, here / name)]
+        found += [here / name for name in names]
+        found += [here / name for name in files if not _ignored(ignore, root, here / name)]
     return sorted(found)
+
+
+def _ignored(ignore: HarborIgnore, root: Path, path: Path) -> bool:
+    """Whether a path, or what a link in the folder leads to, is to stay here."""
+    name = path.relative_to(root).as_posix()
+    try:
+        if ignore.excludes(name, is_folder=path.is_dir()):
+            return True
+        if not path.is_symlink() or _leaves(root, path, link := os.readlink(path)):
+            return False
+        target = posixpath.normpath(posixpath.join(posixpath.dirname(name), link))
+        return target != "." and ignore.excludes(target, is_folder=path.is_dir())
+    except TaskError as e:
+        raise ArchiveError(str(e)) from e
 
 
 def _add(tar: tarfile.TarFile, root: Path, path: Path, prefix: str) -> None:

@@ -13,6 +13,7 @@ from pathlib import Path
 import msgspec
 
 from headrace.errors import TaskError
+from headrace.tasks.harbor_ignore import NAME as HARBORIGNORE
 from headrace.tasks.harbor_ignore import HarborIgnore
 
 PARTS = (".harborignore", "environment", "instruction.md", "solution", "steps", "task.toml",
@@ -76,6 +77,8 @@ def entries(
             children = sorted(set(os.listdir(path)) - LEFTOVERS, reverse=True)
             stack += [(f"{name}/{child}", os.path.join(path, child)) for child in children]
         elif stat.S_ISREG(mode):
+            if name.endswith(HARBORIGNORE):
+                _ignored(root, name)  # refuses rules that cannot be read
             yield Entry(name, path, mode, None, status.st_size)
         elif not _ignored(root, name):
             raise TaskError(f"{path}: expected a file, a folder or a link, found a special file")
@@ -119,6 +122,7 @@ def part_of(name: str) -> str:
 
 
 def _ignored(root: Path, name: str) -> bool:
+    """Whether a `.harborignore` of `tests/` or `solution/` keeps `name` here."""
     part = part_of(name)
     if part.rpartition("/")[2] not in ("tests", "solution"):
         return False

@@ -32,8 +32,6 @@ class HarborIgnore:
         `TaskError` for a `.harborignore` that cannot be read.
         """
         parts = name.split("/")
-        if parts[-1] == NAME:
-            return True
         specs: list[tuple[int, GitIgnoreSpec]] = []
         for depth in range(len(parts)):
             spec = self._spec("/".join(parts[:depth]))
@@ -46,7 +44,7 @@ class HarborIgnore:
                 ignored = ignored if found.include is None else found.include
             if ignored:
                 return True
-        return False
+        return parts[-1] == NAME
 
     def _spec(self, folder: str) -> "GitIgnoreSpec | None":
         if folder not in self._specs:

@@ -88,3 +88,28 @@ def test_links_and_devices_in_an_archive_are_refused(kind: bytes) -> None:
 def test_what_is_no_archive_is_refused() -> None:
     with pytest.raises(ArchiveError, match="tar archive was expected"):
         unpack(b"not a tar" * 100)
+
+
+def test_what_a_harborignore_names_stays_here(tmp_path: Path) -> None:
+    for name in (
+        "test.sh",
+        "a.log",
+        "keep.log",
+        "deep/b.log",
+        "cache/x",
+        "deep/more/own",
+        "deep/y",
+    ):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text("")
+    (tmp_path / ".harborignore").write_text("*.log\n!keep.log\n/cache/\n")
+    (tmp_path / "deep" / ".harborignore").write_text("own\n")
+    (tmp_path / "to-cache").symlink_to("cache")
+    (tmp_path / "cache" / "python").symlink_to("/usr/bin/python3")
+    assert set(unpack(pack(tmp_path))) == {"test.sh", "keep.log", "deep/y"}
+
+
+def test_a_harborignore_that_is_no_text_is_named(tmp_path: Path) -> None:
+    (tmp_path / ".harborignore").write_bytes(b"\xff")
+    with pytest.raises(ArchiveError, match="harborignore: expected UTF-8"):
+        pack(tmp_path)
