@@ -33,6 +33,7 @@ from headrace.sandbox.namespace_launch import (
 )
 from headrace.sandbox.namespace_process import inherited
 from headrace.sandbox.namespace_sandbox import NamespaceSandbox
+from headrace.sandbox.namespace_terminal import TerminalPlace
 from headrace.sandbox.rootfs import can_build
 from headrace.sandbox.scripts import INIT_PROGRAM
 from headrace.types import EnvironmentRecipe, Task
@@ -112,8 +113,11 @@ class NamespaceProvider:
         here = self._there()
         name = f"headrace-{self._run_id[:20]}-{secrets.token_hex(5)}"
         claim = _Claim(here, name, spec)
+        workdir, user = spec.workdir or image.workdir, spec.user or image.user
         sandbox = NamespaceSandbox(
-            max_output_bytes=spec.limits.max_output_bytes, image_user=image.user
+            max_output_bytes=spec.limits.max_output_bytes,
+            image_user=image.user,
+            terminal=TerminalPlace(user, workdir) if spec.terminal else None,
         )
         self._live += 1
         try:
@@ -124,8 +128,8 @@ class NamespaceProvider:
                 mount_point=here.mount_point,
                 groups=claim.groups,
                 env={**image.env, **spec.env},
-                workdir=spec.workdir or image.workdir,
-                user=spec.user or image.user,
+                workdir=workdir,
+                user=user,
                 network=spec.network,
                 limits=spec.limits,
                 storage_mb=_storage_mb(spec.limits),
