@@ -15,6 +15,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 from headrace.aio import run_shielded
+from headrace.configs.models import ImagesConfig
 from headrace.errors import SandboxError
 from headrace.sandbox.base import SandboxSpec
 from headrace.sandbox.docker_container import config
@@ -41,9 +42,10 @@ class DockerProvider:
         socket: str | None = None,
         run_id: str = "",
         progress: Progress | None = None,
+        images: ImagesConfig = ImagesConfig(),  # noqa: B008 - frozen
     ) -> None:
         self._engine = EngineClient(socket_path(socket))
-        self._images = Images(self._engine, run_id=run_id, progress=progress)
+        self._images = Images(self._engine, run_id=run_id, progress=progress, config=images)
         self._run_id = run_id
         self._left_behind: list[str] = []
 

@@ -16,7 +16,8 @@ from functools import partial
 from pathlib import Path
 
 from headrace.aio import in_thread, run_shielded
-from headrace.errors import ImageError, SandboxError
+from headrace.configs.models import ImagesConfig
+from headrace.errors import ImageError, SandboxError, UsageError
 from headrace.sandbox.build_turns import BuildTurns, Turn
 from headrace.sandbox.docker_buildx import Buildx
 from headrace.sandbox.docker_context import pack
@@ -62,15 +63,14 @@ class Images:
         *,
         run_id: str,
         progress: Progress | None,
-        building: int = 2,
-        builder: str = "auto",
+        config: ImagesConfig,
     ) -> None:
-        """`building`: builds and pulls at once. `builder`: `auto`, `classic` or `buildx`."""
+        _refuse_builder(config.builder)
         self._engine = engine
         self._run_id = run_id
         self._progress = progress or (lambda line: None)
-        self._turns = BuildTurns(building)
-        self._builder = builder
+        self._turns = BuildTurns(config.building)
+        self._builder = config.builder
         self._buildx = Buildx(engine.socket)
         self._unreachable: dict[str, str] = {}
         self._names: dict[tuple[str, ...], str] = {}
@@ -282,6 +282,14 @@ class Images:
                         log.add(said)
                         if begun := _STEP.match(said):
                             _tell_made(turn, chain, int(begun[1]) - 1)
+
+
+def _refuse_builder(builder: str) -> None:
+    if builder not in ("auto", "classic", "buildx"):
+        raise UsageError(
+            f"images.builder = {builder!r} builds for the namespace provider; with docker it is "
+            "one of 'auto', 'classic', 'buildx'"
+        )
 
 
 def _tell_made(turn: Turn, chain: Chain, steps: int) -> None:

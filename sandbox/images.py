@@ -13,6 +13,7 @@ from pathlib import Path
 from headrace.errors import ImageError
 from headrace.sandbox import image_layers
 from headrace.sandbox.image_layers import Chain, Layer, read_chain
+from headrace.tasks.recipes import recipes_of
 from headrace.types import EnvironmentRecipe, Record, Task
 
 REPOSITORY = "headrace/task"
@@ -111,7 +112,7 @@ def plan_images(tasks: Sequence[Task]) -> ImagePlan:
     drafts: dict[tuple[str, ...], _Draft] = {}
     naive = file_naive = 0
     for task in tasks:
-        for recipe in recipes_of(task):
+        for recipe in _made(task):
             draft = _Draft(recipe)
             draft = drafts.setdefault(draft.identity, draft)
             draft.needed_by(task.name)
@@ -128,11 +129,9 @@ def plan_images(tasks: Sequence[Task]) -> ImagePlan:
     )
 
 
-def recipes_of(task: Task) -> Iterator[EnvironmentRecipe]:
-    """Every environment of a task that has an image: its own, and those of its verifiers."""
-    steps = [step.verifier for step in task.steps]
-    verifiers = [found.environment for found in (task.verifier, *steps) if found.environment]
-    for recipe in (task.environment, *verifiers):
+def _made(task: Task) -> Iterator[EnvironmentRecipe]:
+    """The environments of a task that have an image of their own."""
+    for recipe in recipes_of(task):
         if recipe.compose is None or recipe.image or recipe.dockerfile:
             yield recipe  # else every service is built or pulled by `docker compose`
 

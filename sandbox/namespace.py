@@ -19,6 +19,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from headrace.aio import in_thread, run_shielded
+from headrace.configs.models import ImagesConfig
 from headrace.errors import ContractError, SandboxError, boundary
 from headrace.sandbox import cgroups, leases, seccomp
 from headrace.sandbox.base import Limits, SandboxSpec
@@ -66,11 +67,14 @@ class NamespaceProvider:
         cache: Path | None = None,
         run_id: str = "",
         progress: Progress | None = None,
+        images: ImagesConfig = ImagesConfig(),  # noqa: B008 - frozen
     ) -> None:
         """`limits` bound image builds; each sandbox has those of its spec."""
         self._run_id = run_id or "run"
         self._build_limits = limits
-        self._images = Images(cache=cache, progress=progress or (lambda line: None), build=self)
+        self._images = Images(
+            cache=cache, progress=progress or (lambda line: None), build=self, config=images
+        )
         self._here: _Here | None = None
         self._live = 0
 

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING
 from headrace.aio import in_thread, run_shielded
 from headrace.errors import ImageError, SandboxError
 from headrace.sandbox.base import Limits, SandboxSpec
+from headrace.sandbox.build_turns import Turn
 from headrace.sandbox.namespace_plan import Copy, Image, Plan, Step, pack_copies
 from headrace.sandbox.rootfs import lock
 from headrace.types import CommandResult
@@ -34,7 +35,12 @@ Progress = Callable[[str], None]
 
 
 async def build(
-    plan: Plan, base: Image, provider: "NamespaceProvider", folder: Path, progress: Progress
+    plan: Plan,
+    base: Image,
+    provider: "NamespaceProvider",
+    folder: Path,
+    progress: Progress,
+    turn: Turn,
 ) -> Image:
     """The image of `plan` over `base`; layers that are in `folder` already are taken from it.
 
@@ -49,6 +55,7 @@ async def build(
                 if not await in_thread(layer.is_dir):
                     progress(f"{plan.path}: line {step.line}: {step.text}")
                     await _make_layer(plan, step, image, layer, provider)
+        turn.made(key)
         image = Image(layers=(layer, *image.layers))
     return Image(
         layers=image.layers,

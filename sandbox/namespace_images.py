@@ -11,7 +11,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from headrace.aio import in_thread
-from headrace.errors import ImageError, SandboxError, boundary
+from headrace.configs.models import ImagesConfig
+from headrace.errors import ImageError, SandboxError, UsageError, boundary
+from headrace.sandbox.build_turns import BuildTurns
 from headrace.sandbox.leases import owner_of
 from headrace.sandbox.namespace_build import build, remove_partial
 from headrace.sandbox.namespace_plan import Image, plan
@@ -39,8 +41,19 @@ class Images:
     """What `prepare` has made, by the name it returned."""
 
     def __init__(
-        self, *, cache: Path | None, progress: Callable[[str], None], build: "NamespaceProvider"
+        self,
+        *,
+        cache: Path | None,
+        progress: Callable[[str], None],
+        build: "NamespaceProvider",
+        config: ImagesConfig,
     ) -> None:
+        if config.builder not in ("auto", "own", "buildah"):
+            raise UsageError(
+                f"images.builder = {config.builder!r} builds for the docker provider; with "
+                "namespace it is one of 'auto', 'own', 'buildah'"
+            )
+        self._turns = BuildTurns(config.building)
         self._cache = cache
         self._progress = progress
         self._provider = build
@@ -80,9 +93,13 @@ class Images:
                 raise ImageError(self._failed[name])
             if name not in self._known:
                 try:
-                    async with asyncio.timeout(recipe.build_timeout_s):
+                    keys = steps.keys(base)
+                    async with (
+                        self._turns.take((*keys, name)) as turn,
+                        asyncio.timeout(recipe.build_timeout_s),
+                    ):
                         self._known[name] = await build(
-                            steps, base, self._provider, self._folder(), self._progress
+                            steps, base, self._provider, self._folder(), self._progress, turn
                         )
                 except TimeoutError:
                     self._failed[name] = (

@@ -6,7 +6,7 @@ the run stores and shows. What was asked for by name is used or refused, never r
 
 from collections.abc import Callable
 
-from headrace.configs.models import SandboxConfig
+from headrace.configs.models import ImagesConfig, SandboxConfig
 from headrace.errors import UsageError
 from headrace.sandbox import docker, namespace
 from headrace.sandbox.base import Provider
@@ -30,7 +30,11 @@ class Chosen:
 
 
 async def choose(
-    config: SandboxConfig, *, run_id: str = "", progress: Progress | None = None
+    config: SandboxConfig,
+    *,
+    images: ImagesConfig = ImagesConfig(),  # noqa: B008 - frozen
+    run_id: str = "",
+    progress: Progress | None = None,
 ) -> Chosen:
     """The provider for `config`, not opened yet. Raises `UsageError` when there is none."""
     wanted, socket = config.provider, config.docker_socket
@@ -40,17 +44,16 @@ async def choose(
         if no_docker is None:
             why = "as configured" if wanted == "docker" else "its engine answers on "
             why += "" if wanted == "docker" else docker.socket_path(socket)
-            return Chosen(
-                docker.DockerProvider(socket=socket, run_id=run_id, progress=progress),
-                f"docker: {why}",
+            engine = docker.DockerProvider(
+                socket=socket, run_id=run_id, progress=progress, images=images
             )
+            return Chosen(engine, f"docker: {why}")
     if wanted != "docker":
         no_namespace = await namespace.available()
         if no_namespace is None:
             why = f"docker cannot be used: {no_docker}" if no_docker else "as configured"
-            return Chosen(
-                namespace.NamespaceProvider(run_id=run_id, progress=progress), f"namespace: {why}"
-            )
+            spaces = namespace.NamespaceProvider(run_id=run_id, progress=progress, images=images)
+            return Chosen(spaces, f"namespace: {why}")
     raise UsageError(_nothing(wanted, {"docker": no_docker, "namespace": no_namespace}))
 
 
