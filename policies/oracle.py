@@ -1,8 +1,9 @@
 """The policy that runs a task's reference solution.
 
-Rule: the solution goes to `/solution` and is started as Harbor starts it: executable, in the
-working directory, with the solution's variables, as the agent's user. Its exit status is recorded
-and means nothing. It is the proof that a task can be solved, and no more.
+Rule: the solution goes where its format wants it and is started as the official harness does, in
+the working directory, as the agent's user: a folder (Harbor) by its executable script, with its
+variables; a single file (Terminal-Bench 1) by `bash`; keystrokes are typed into the terminal. Its
+exit status is recorded and means nothing. It is the proof that a task can be solved, and no more.
 """
 
 import shlex
@@ -17,21 +18,21 @@ from headrace.types import Action, Command, SolutionRecipe, Task, Upload
 
 LONGEST_S = 86_400.0
 """The engine cuts it to what is left of the agent's time."""
-TARGET = "/solution"
 
 
 class OraclePolicy:
     """One turn: bring the solution and run it."""
 
     name = "oracle"
-    version = version_of(name="oracle", rules=1)
+    version = version_of(name="oracle", rules=2)
 
     @asynccontextmanager
     async def session(self, task: Task, sample: int) -> AsyncIterator[ListedSession]:
         """Raises `PolicyError` when the task has no solution, or one that cannot be read."""
         if task.solution is None:
+            expected = "solution.sh" if task.format == "terminal-bench-1" else "solution/solve.sh"
             raise PolicyError(
-                f"task {task.name!r} has no reference solution ({task.path}/solution/solve.sh); "
+                f"task {task.name!r} has no reference solution ({task.path}/{expected}); "
                 "the oracle policy cannot run it"
             )
         with boundary(PolicyError, f"the reference solution of task {task.name!r}"):
@@ -46,20 +47,29 @@ class OraclePolicy:
 
 
 def _action(solution: SolutionRecipe) -> Action:
+    if solution.keystrokes:
+        return Action(text="Type the reference solution.", commands=solution.keystrokes, done=True)
     command = Command(text=solution_command(solution), timeout_s=LONGEST_S)
     return Action(
         text="Run the reference solution.",
-        uploads=(Upload(source=solution.path, target=TARGET),),
+        uploads=(Upload(source=solution.path, target=solution.target),),
         commands=(command,),
         done=True,
     )
 
 
 def solution_command(solution: SolutionRecipe) -> str:
-    """The shell command that runs `solve.sh`; by bash when it does not name its interpreter."""
-    script = f"{TARGET}/solve.sh"
+    """The shell command that runs the solution's script; see the rule above.
+
+    A script of a folder that does not name its interpreter is run by bash.
+    """
+    script = f"{solution.target}/{solution.script}"
+    path = Path(solution.path)
+    if not path.is_dir():
+        with path.open("rb"):  # told here, not by a sandbox
+            return f"bash {script}"
     variables = {"DEBIAN_FRONTEND": "noninteractive", **solution.env}
     assigned = " ".join(shlex.quote(f"{name}={value}") for name, value in variables.items())
-    with (Path(solution.path) / "solve.sh").open("rb") as file:
+    with (path / solution.script).open("rb") as file:
         interpreter = "" if file.read(2) == b"#!" else "bash "
     return f"chmod +x {script} 2> /dev/null; env {assigned} {interpreter}{script}"

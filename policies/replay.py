@@ -12,7 +12,6 @@ from msgspec import structs
 
 from headrace.errors import PolicyError
 from headrace.policies.listed import ListedSession
-from headrace.policies.oracle import TARGET
 from headrace.policies.version import version_of
 from headrace.types import Action, Task, Turn
 
@@ -33,7 +32,8 @@ class ReplayPolicy:
     @asynccontextmanager
     async def session(self, task: Task, sample: int) -> AsyncIterator[ListedSession]:
         """Raises `PolicyError` when there is no recorded episode for the task and sample."""
-        turns = self._recorded(task.digest, sample)
+        step = task.metadata.get("step", "")
+        turns = [t for t in self._recorded(task.digest, sample) if t.step in ("", step)]
         if not turns:
             raise PolicyError(
                 f"nothing recorded for task {task.name!r} (digest {task.digest[:12]}), "
@@ -51,8 +51,8 @@ class ReplayPolicy:
 def _repeat(turn: Turn, task: Task) -> Action:
     uploads = turn.uploads
     if task.solution is not None:  # the recorded path may be another machine's
-        own = task.solution.path
+        own, target = task.solution.path, task.solution.target
         uploads = tuple(
-            structs.replace(up, source=own) if up.target == TARGET else up for up in uploads
+            structs.replace(up, source=own) if up.target == target else up for up in uploads
         )
     return Action(text=turn.text, uploads=uploads, commands=turn.commands, done=turn.done)

@@ -1,8 +1,8 @@
 """Folders in and out of a sandbox, as tar streams over `Sandbox.exec`.
 
-Rule: what leaves the host is exactly the folder named, and what comes back is plain files with
-plain relative names; anything else (links out of the folder, absolute paths, `..`, devices) is
-refused with the offending name. Packing and unpacking run in a thread.
+Rule: what leaves the host is exactly the folder or the file named, and what comes back is plain
+files with plain relative names; anything else (links out of the folder, absolute paths, `..`,
+devices) is refused with the offending name. Packing and unpacking run in a thread.
 """
 
 import io
@@ -30,18 +30,22 @@ class ArchiveError(SandboxError):
 def pack(directory: str | Path, *, prefix: str = "") -> bytes:
     """A tar of everything in a host folder: sorted, owner 0, times 0, dotfiles included.
 
-    A symbolic link is kept as a link if it stays in the folder, else `ArchiveError`. So is a
-    socket, a FIFO or a device, and what cannot be read. What a `.harborignore` names is left out.
+    Of a single file: that file, under its own name. A symbolic link is kept as a link if it stays
+    in the folder, else `ArchiveError`. So is a socket, a FIFO or a device, and what cannot be
+    read. What a `.harborignore` names is left out.
     """
     root = Path(directory)
-    if not root.is_dir():
-        raise ArchiveError(f"{root}: a folder was expected")
+    alone = root.is_file()
+    if not alone and not root.is_dir():
+        raise ArchiveError(f"{root}: a folder or a file was expected")
     out = io.BytesIO()
     with (
         boundary(ArchiveError, f"{root} could not be packed"),
         tarfile.open(fileobj=out, mode="w", format=tarfile.GNU_FORMAT) as tar,
     ):
-        for path in _walk(root):
+        if alone:
+            _add_file(tar, root, posixpath.join(prefix, root.name))
+        for path in () if alone else _walk(root):
             _add(tar, root, path, prefix)
     return out.getvalue()
 
@@ -65,8 +69,9 @@ def unpack(data: bytes) -> dict[str, bytes]:
 async def upload(sandbox: Sandbox, source: str | Path, target: str) -> None:
     """Put the contents of host folder `source` into `target`, made if it does not exist.
 
-    Relative targets are below the sandbox's working directory. Files get owner root and keep
-    their mode; files that are already there stay.
+    A `source` that is a file goes into `target` under its own name. Relative targets are below
+    the sandbox's working directory. Files get owner root and keep their mode; files that are
+    already there stay.
     """
     data = await in_thread(pack, source)
     where = shlex.quote(target)
@@ -134,11 +139,17 @@ def _add(tar: tarfile.TarFile, root: Path, path: Path, prefix: str) -> None:
         info.type = tarfile.DIRTYPE
         tar.addfile(info)
     elif stat.S_ISREG(status.st_mode):
-        with path.open("rb") as content:
-            info.size = os.fstat(content.fileno()).st_size
-            tar.addfile(info, content)
+        _add_file(tar, path, name)
     else:
         raise ArchiveError(f"{path}: only files, folders and links can be packed")
+
+
+def _add_file(tar: tarfile.TarFile, path: Path, name: str) -> None:
+    info = tarfile.TarInfo(name)
+    with path.open("rb") as content:
+        status = os.fstat(content.fileno())
+        info.size, info.mode = status.st_size, stat.S_IMODE(status.st_mode)
+        tar.addfile(info, content)
 
 
 def _leaves(root: Path, link: Path, target: str) -> bool:

@@ -143,6 +143,16 @@ class Archives(Suite):
             "ran\n755 root\n"
         )
 
+    async def test_a_single_file_goes_in_under_its_own_name(
+        self, sandbox: Sandbox, tmp_path: Path
+    ) -> None:
+        (tmp_path / "solution.sh").write_text("echo solved\n")
+        (tmp_path / "other").write_text("stays here")
+        await upload(sandbox, tmp_path / "solution.sh", "/oracle")
+        assert await says(sandbox, "ls /oracle; bash /oracle/solution.sh") == (
+            "solution.sh\nsolved\n"
+        )
+
     async def test_an_upload_leaves_what_was_there(self, sandbox: Sandbox, tmp_path: Path) -> None:
         (tmp_path / "new").write_text("new")
         await says(sandbox, "mkdir /tmp/t; echo old >/tmp/t/old; echo old >/tmp/t/new")

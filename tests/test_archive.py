@@ -66,8 +66,20 @@ def test_a_fifo_is_refused(tmp_path: Path) -> None:
         pack(tmp_path)
 
 
+def test_a_file_is_packed_alone_under_its_own_name(tmp_path: Path) -> None:
+    (tmp_path / "other").write_text("no")
+    script = tmp_path / "solution.sh"
+    script.write_bytes(b"echo solved")
+    script.chmod(0o750)
+    data = pack(script)
+    assert unpack(data) == {"solution.sh": b"echo solved"}
+    assert unpack(pack(script, prefix="oracle")) == {"oracle/solution.sh": b"echo solved"}
+    with tarfile.open(fileobj=io.BytesIO(data)) as tar:
+        assert [(m.mode, m.uid, m.mtime) for m in tar] == [(0o750, 0, 0)]
+
+
 def test_a_folder_that_is_not_there_is_named(tmp_path: Path) -> None:
-    with pytest.raises(ArchiveError, match="nope: a folder was expected"):
+    with pytest.raises(ArchiveError, match="nope: a folder or a file was expected"):
         pack(tmp_path / "nope")
 
 

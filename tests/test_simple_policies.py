@@ -116,6 +116,28 @@ def test_a_solution_is_run_by_its_own_interpreter_else_by_bash(
     assert ran.stdout.decode() == printed, ran.stderr.decode()
 
 
+async def test_a_solution_of_a_single_file_is_run_by_bash_where_its_format_wants_it(
+    tmp_path: Path,
+) -> None:
+    (tmp_path / "solution.sh").write_text("#!/bin/sh\ntrue\n")
+    solution = SolutionRecipe(
+        path=f"{tmp_path}/solution.sh", target="/oracle", script="solution.sh"
+    )
+    (action,) = await actions(build(OracleConfig()), task(solution=solution))
+    assert [(up.source, up.target) for up in action.uploads] == [(solution.path, "/oracle")]
+    assert commands([action]) == [["bash /oracle/solution.sh"]]
+
+
+async def test_keystrokes_of_a_solution_are_typed_and_nothing_is_uploaded() -> None:
+    typed = (
+        Command(text="nano x", keys=True, timeout_s=0.1),
+        Command(text="Enter", keys=True, timeout_s=2.0),
+    )
+    solution = SolutionRecipe(path="/t/solution.yaml", target="/oracle", keystrokes=typed)
+    (action,) = await actions(build(OracleConfig()), task(solution=solution))
+    assert (action.commands, action.uploads, action.done) == (typed, (), True)
+
+
 # --- scripted -------------------------------------------------------------------------------
 
 
