@@ -8,7 +8,6 @@ files is the work of `terminal_bench_1.py`.
 
 import difflib
 import math
-import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -41,11 +40,6 @@ KNOWN = (
 _KEYSTROKES = ("command", "min_timeout_sec", "max_timeout_sec", "block", "append_enter")
 _WORDS = {"true": True, "yes": True, "on": True, "1": True,
           "false": False, "no": False, "off": False, "0": False}  # fmt: skip
-_KEY_NAME = re.compile(
-    r"[CMS]-\S+|F[0-9]{1,2}|Enter|KPEnter|Escape|Tab|BTab|Space|BSpace|Up|Down|Left|Right|Home|End"
-    r"|PageUp|PgUp|PPage|PageDown|PgDn|NPage|IC|Insert|DC|Delete|\^[A-Za-z]"
-)
-"""Words that tmux takes for a key, so that Enter must be a key of its own after them."""
 
 
 class Fields(Record, frozen=True, kw_only=True):
@@ -269,12 +263,8 @@ def _typed(table: _Table) -> list[Command]:
     wait_s = longest if table.boolean("block") else max(shortest, SHORTEST_WAIT_S)
     if not table.boolean("append_enter", True):
         return [Command(text=text, keys=True, timeout_s=wait_s)] if text else []
-    if not _KEY_NAME.fullmatch(text):
-        return [Command(text=text + "\n", keys=True, timeout_s=wait_s)]
-    return [
-        Command(text=text, keys=True, timeout_s=SHORTEST_WAIT_S),
-        Command(text="Enter", keys=True, timeout_s=wait_s),
-    ]
+    enter = Command(text="Enter", keys=True, timeout_s=wait_s)  # a key: editors tell it from \n
+    return [Command(text=text, keys=True, timeout_s=SHORTEST_WAIT_S), enter] if text else [enter]
 
 
 def _number(value: Any) -> float | None:
