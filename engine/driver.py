@@ -6,11 +6,11 @@ It owns no resources; the runner hands it open ones.
 
 import asyncio
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Protocol
 
 from headrace.aio import run_shielded
-from headrace.engine.episode import Attempt, Parts, Planned
+from headrace.engine.episode import Attempt
 from headrace.engine.events import (
     EpisodeFinished,
     EpisodeRetried,
@@ -21,6 +21,7 @@ from headrace.engine.events import (
     TurnFinished,
 )
 from headrace.engine.meters import Meters
+from headrace.engine.parts import Parts, Planned
 from headrace.engine.scheduler import ENDED, After, Bounds, Grant, Scheduler, Snapshot, Stage
 from headrace.engine.shutdown import Shutdown, Stop
 from headrace.errors import InfrastructureError
@@ -48,8 +49,11 @@ class Driver:
         shutdown: Shutdown,
         grace_s: float,
         on_event: OnEvent,
+        held: Collection[str] = (),
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
+        """`held`: names of tasks whose episodes are not to start before `release`."""
+        self._held = set(held)
         self._planned = {p.id: p for p in planned}
         self._parts = parts
         self._sink = sink
@@ -71,8 +75,7 @@ class Driver:
 
     async def drive(self) -> Snapshot:
         """Run the plan to its end, or to the end that was asked for."""
-        for id in self._planned:
-            self._scheduler.submit(id, self._clock())
+        self._submit([id for id, p in self._planned.items() if p.task.name not in self._held])
         self._shutdown.listener = self._wake.set
         try:
             async with asyncio.TaskGroup() as group:
@@ -80,7 +83,7 @@ class Driver:
                     self._obey()
                     for grant in self._scheduler.grants():
                         self._act_on(grant, group)
-                    if self._scheduler.idle:
+                    if self._scheduler.idle and not self._held:
                         break
                     await self._wake.wait()
                     self._wake.clear()
@@ -89,6 +92,17 @@ class Driver:
             if self._grace is not None:
                 self._grace.cancel()
         return self._scheduler.snapshot()
+
+    def release(self, tasks: Collection[str]) -> None:
+        """The episodes of these tasks may start, unless the run is stopping."""
+        names = self._held.intersection(tasks)
+        self._held -= names
+        self._submit([id for id, p in self._planned.items() if p.task.name in names])
+        self._wake.set()
+
+    def _submit(self, ids: Sequence[str]) -> None:
+        for id in ids:
+            self._scheduler.submit(id, self._clock())
 
     # --- grants ---
 
@@ -171,6 +185,7 @@ class Driver:
             return
         self._obeyed = self._shutdown.stop
         self._scheduler.drain()
+        self._held.clear()
         cancel = {Stage.PREPARE}
         if self._obeyed is Stop.CANCEL:
             cancel |= {Stage.ACT, Stage.WAITING, Stage.VERIFY}
@@ -210,6 +225,11 @@ class Driver:
         self._wake.set()
         await gate.wait()
 
+    def on_again(self, id: str) -> None:
+        self._scheduler.again(id)
+        self._entered(id, Stage.ACT)
+        self._wake.set()
+
     def on_verified(self, id: str) -> None:
         self._scheduler.verified(id)
         self._wake.set()
@@ -231,6 +251,9 @@ class _Stages:
 
     async def acted(self) -> None:
         await self._driver.on_acted(self._id)
+
+    def again(self) -> None:
+        self._driver.on_again(self._id)
 
     def verified(self) -> None:
         self._driver.on_verified(self._id)

@@ -3,78 +3,45 @@
 Rule: what goes wrong around the agent is an `InfrastructureError` that names its stage and leaves
 this file; what the agent does wrong is data on the episode. The sandbox is closed whatever
 happens. It does not retry, store or count: the runner does.
+
+A task without steps is one step whose name is empty. The phases are in files of their own:
+`world` (open), `health`, `steps` (what comes before a step), `act`, `artifacts`, `separate`.
 """
 
 import asyncio
+import shutil
+import tempfile
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Callable
 from contextlib import AsyncExitStack
-from typing import Protocol
+from pathlib import Path
 
 import msgspec
 
-from headrace.engine.limits import (
-    EpisodeLimits,
-    Spent,
-    budget,
-    check,
-    command_timeout_s,
-    left_s,
-)
-from headrace.errors import InfrastructureError, PolicyError, SandboxError, ServerGone
-from headrace.policies.base import Policy, Session, Stop
-from headrace.policies.transcript import Transcript
-from headrace.sandbox.archive import upload
-from headrace.sandbox.base import Limits, Provider, Sandbox, SandboxSpec
+from headrace.aio import in_thread
+from headrace.engine import steps
+from headrace.engine.act import Bench, Clock, Ending, Log, act
+from headrace.engine.artifacts import Keeper, run_hooks
+from headrace.engine.health import Sleep, Unhealthy, wait_healthy
+from headrace.engine.limits import of_step
+from headrace.engine.parts import Parts, Planned, Stages
+from headrace.engine.separate import verify_apart
+from headrace.engine.world import World, open_agents
+from headrace.errors import InfrastructureError, PolicyError
+from headrace.tasks.phases import agent_policy, verifier_policy, views_of
 from headrace.types import (
-    Action,
-    Command,
-    CommandResult,
+    Collected,
     Episode,
     Failure,
+    StepResult,
     StopReason,
     Task,
     Timing,
-    Turn,
     Verdict,
     VerdictFault,
 )
-from headrace.verifiers.base import Verifier
 
-UPLOAD_TIMEOUT_S = 120.0
-
-
-class Planned(msgspec.Struct, frozen=True, kw_only=True):
-    """One slot of the plan."""
-
-    id: str
-    task: Task
-    sample: int
-    limits: EpisodeLimits
-    sandbox: Limits
-    network: bool
-    """The run follows what the task asks for; False: loopback only, whatever it asks."""
-
-
-class Parts(msgspec.Struct, frozen=True, kw_only=True):
-    """What every episode of a run shares."""
-
-    provider: Provider
-    policy: Policy
-    verifier: Verifier
-
-
-class Stages(Protocol):
-    """How an episode tells where it is, and waits for a verify slot."""
-
-    def prepared(self) -> None: ...
-
-    def turn(self, turn: Turn, sampled_tokens: int) -> None: ...
-
-    async def acted(self) -> None:
-        """Returns when the episode may verify."""
-
-    def verified(self) -> None: ...
+__all__ = ["Attempt", "Parts", "Planned", "Stages"]
 
 
 class Attempt:
@@ -85,41 +52,40 @@ class Attempt:
         planned: Planned,
         parts: Parts,
         *,
-        clock: Callable[[], float] = time.monotonic,
+        clock: Clock = time.monotonic,
         wall: Callable[[], float] = time.time,
+        sleep: Sleep = asyncio.sleep,
     ) -> None:
         self.stage = "prepare"
         self._planned = planned
         self._parts = parts
         self._clock = clock
+        self._sleep = sleep
         self._started_at = wall()
-        self._turns: list[Turn] = []
-        self._observations: list[str] = []
-        self._prompt = ""
-        self._transcript = Transcript()
-        self._tokens = 0
-        self._stop = StopReason.CANCELLED
-        self._stop_detail = ""
+        self._log = Log()
+        self._ending = Ending(StopReason.CANCELLED)
         self._verdict: Verdict | None = None
-        self._prepare_s = self._act_s = self._policy_s = self._command_s = self._verify_s = 0.0
+        self._results: list[StepResult] = []
+        self._artifacts: list[Collected] = []
+        self._keeper: Keeper | None = None
+        self._prepare_s = self._act_s = self._verify_s = 0.0
         self._failure: Failure | None = None
 
     async def run(self, stages: Stages) -> None:
         """Prepare, act, verify, close. Raises `InfrastructureError`; then `failed` records it."""
+        task = self._planned.task
         async with AsyncExitStack() as stack:
             begun = self._clock()
-            sandbox = await self._open(stack)
+            world = await open_agents(stack, self._planned, self._parts)
+            world.enter(task.environment.network)
+            if task.environment.healthcheck is not None:
+                check = task.environment.healthcheck
+                await wait_healthy(world.sandbox, check, task, clock=self._clock, sleep=self._sleep)
+            if task.steps:
+                await self._begin(world, 0)
             self._prepare_s = self._clock() - begun
             stages.prepared()
-            self.stage = "act"
-            begun = self._clock()
-            await self._act(sandbox, stages)
-            self._act_s = self._clock() - begun
-            await stages.acted()
-            self.stage = "verify"
-            begun = self._clock()
-            self._verdict = await self._parts.verifier.verify(self._graded_task(), sandbox)
-            self._verify_s = self._clock() - begun
+            await self._do(world, stack, stages)
             stages.verified()
 
     def failed(self, error: InfrastructureError) -> None:
@@ -127,12 +93,9 @@ class Attempt:
         name = type(error).__name__
         self._failure = Failure(stage=self.stage, error=name, message=str(error))
         if self.stage != "verify":  # the agent's own end is kept if it had one
-            self._stop = (
-                StopReason.POLICY_ERROR
-                if isinstance(error, PolicyError)
-                else StopReason.SANDBOX_ERROR
-            )
-            self._stop_detail = str(error)
+            gone = isinstance(error, PolicyError)
+            reason = StopReason.POLICY_ERROR if gone else StopReason.SANDBOX_ERROR
+            self._ending = Ending(reason, str(error))
         self._verdict = Verdict(
             reward=None, fault=VerdictFault.INFRASTRUCTURE, reason=f"{name}: {error}"
         )
@@ -140,7 +103,7 @@ class Attempt:
     def episode(self, *, tries: int, queue_s: float) -> Episode:
         """The record. Only after `run` has returned or `failed` was called."""
         assert self._verdict is not None, "run() or failed() comes first"
-        task = self._planned.task
+        task, log = self._planned.task, self._log
         return Episode(
             id=self._planned.id,
             task=task.name,
@@ -152,23 +115,25 @@ class Attempt:
             policy=self._parts.policy.name,
             policy_version=self._parts.policy.version,
             provider=self._parts.provider.name,
-            instruction=task.instruction,
-            prompt=self._prompt,
-            turns=tuple(self._turns),
-            observations=tuple(self._observations),
-            segments=self._transcript.segments(),
-            stop_reason=self._stop,
-            stop_detail=self._stop_detail,
+            instruction=task.instruction or _instructions(task),
+            prompt=log.prompt,
+            turns=tuple(log.turns),
+            observations=tuple(log.observations),
+            segments=log.transcript.segments(),
+            stop_reason=self._ending.reason,
+            stop_detail=self._ending.detail,
             verdict=self._verdict,
             failure=self._failure,
             timing=Timing(
                 queue_s=queue_s,
                 prepare_s=self._prepare_s,
                 act_s=self._act_s,
-                policy_s=self._policy_s,
-                command_s=self._command_s,
+                policy_s=log.policy_s,
+                command_s=log.command_s,
                 verify_s=self._verify_s,
             ),
+            steps=tuple(self._results),
+            artifacts=tuple(self._artifacts),
             started_at=self._started_at,
         )
 
@@ -176,134 +141,124 @@ class Attempt:
     def prepare_s(self) -> float:
         return self._prepare_s
 
-    # --- prepare ---
+    # --- the steps ---
 
-    async def _open(self, stack: AsyncExitStack) -> Sandbox:
-        planned, recipe = self._planned, self._planned.task.environment
-        image = await self._parts.provider.prepare(recipe)
-        spec = SandboxSpec(
-            image=image,
-            episode=planned.id,
-            workdir=recipe.workdir,
-            env=recipe.env,
-            user=planned.task.agent.user,
-            network=planned.network and recipe.network.mode == "public",
-            limits=planned.sandbox,
-        )
-        sandbox = await stack.enter_async_context(self._parts.provider.open(spec))
-        if recipe.upload_context and recipe.context is not None:
-            await _bounded(upload(sandbox, recipe.context, recipe.workdir or "."), "upload")
-        return sandbox
-
-    # --- act ---
-
-    async def _act(self, sandbox: Sandbox, stages: Stages) -> None:
-        planned = self._planned
-        async with self._parts.policy.session(planned.task, planned.sample) as session:
-            begun = self._clock()  # only now: a session may have waited for its server
-            done = False
-            results: Sequence[CommandResult] = ()
-            while True:
-                spent = Spent(
-                    turns=len(self._turns),
-                    tokens=self._tokens,
-                    elapsed_s=self._clock() - begun,
-                    done=done,
-                )
-                reason = check(planned.limits, spent)
-                if reason is not None:
-                    self._stop = reason
-                    return
-                action = await self._decide(session, results, spent)
-                if action is None:
-                    return
-                results = await self._carry_out(action, sandbox, begun)
-                done = action.done
-                sampled = 0 if action.sample is None else len(action.sample.token_ids)
-                stages.turn(self._turns[-1], sampled)
-
-    async def _decide(
-        self, session: Session, results: Sequence[CommandResult], spent: Spent
-    ) -> Action | None:
-        """The next action, or None when the call ended the agent phase."""
-        limits = self._planned.limits
-        asked = self._clock()
-        try:
-            async with asyncio.timeout(left_s(limits, spent.elapsed_s)):
-                action = await session.act(results, budget(limits, spent))
-        except TimeoutError:
-            self._stop = StopReason.AGENT_TIMEOUT
-            self._stop_detail = "during a policy call"
-            return None
-        except Stop as stop:
-            self._stop, self._stop_detail = stop.reason, stop.detail
-            return None
-        except ServerGone:
-            raise  # nobody's turn: the episode is tried again when the server is back
-        except PolicyError as error:
-            self._stop, self._stop_detail = StopReason.POLICY_ERROR, str(error)
-            return None
-        finally:
-            self._policy_s += self._clock() - asked
-            self._prompt = self._prompt or session.prompt
-            if self._turns and len(self._observations) < len(self._turns):
-                self._observations.append(session.observation())
-        if action.sample is not None:
-            self._transcript.add(len(self._turns), action.sample)
-            self._tokens += len(action.sample.token_ids)
-        return action
-
-    async def _carry_out(
-        self, action: Action, sandbox: Sandbox, begun: float
-    ) -> list[CommandResult]:
-        """Run what the action asks for and write the turn down, even if a command fails."""
-        results: list[CommandResult] = []
-        started = self._clock()
-        try:
-            for up in action.uploads:
-                await _bounded(upload(sandbox, up.source, up.target), f"upload to {up.target}")
-            for command in action.commands:
-                if not await self._one_command(command, sandbox, begun, results):
+    async def _do(self, world: World, stack: AsyncExitStack, stages: Stages) -> None:
+        """Every step in turn: act, then verify."""
+        task = self._planned.task
+        for index, view in enumerate(views_of(task)):
+            step = task.steps[index] if task.steps else None
+            if index > 0:
+                stages.again()
+                self.stage = "act"
+                if not await self._go_on(world, index):
                     break
-        finally:
-            command_s = self._clock() - started
-            self._command_s += command_s
-            self._turns.append(
-                Turn(
-                    text=action.text,
-                    uploads=action.uploads,
-                    commands=action.commands,
-                    results=tuple(results),
-                    done=action.done,
-                    problems=action.problems,
-                    warnings=action.warnings,
-                    policy_s=action.policy_s,
-                    command_s=command_s,
-                )
+            self.stage = "act"
+            await self._act(world, view, index, stages)
+            await stages.acted()
+            self.stage = "verify"
+            verdict = await self._verify(world, stack, view, index)
+            if step is None:
+                self._verdict = verdict
+                return
+            reason, detail = self._ending
+            result = StepResult(
+                name=step.name, stop_reason=reason, stop_detail=detail, verdict=verdict
             )
-        return results
+            self._results.append(result)
+            if steps.too_low(step, verdict) is not None:
+                break
+        self._verdict = steps.sum_up(task, self._results)
 
-    async def _one_command(
-        self, command: Command, sandbox: Sandbox, begun: float, results: list[CommandResult]
-    ) -> bool:
-        """Run it; False when no time is left for it."""
-        timeout_s = command_timeout_s(self._planned.limits, command, self._clock() - begun)
-        if timeout_s <= 0:
+    async def _begin(self, world: World, index: int) -> None:
+        task = self._planned.task
+        await steps.begin(
+            world.sandbox,
+            task.steps[index],
+            views_of(task)[index],
+            clock=self._clock,
+            sleep=self._sleep,
+        )
+
+    async def _go_on(self, world: World, index: int) -> bool:
+        """Prepare a step after the first; False when it cannot begin."""
+        before, step = self._planned.task.steps[index - 1 : index + 1]
+        world.enter(self._planned.task.environment.network)
+        if before.verifier.environment is None:
+            await steps.clear_tests(world.sandbox)
+        await steps.fresh_shell(world.sandbox)
+        try:
+            await self._begin(world, index)
+        except Unhealthy as error:
+            self._results.append(steps.not_begun(step, error))
             return False
-        results.append(await sandbox.run(command.text, timeout_s=timeout_s))
         return True
 
-    def _graded_task(self) -> Task:
-        task = self._planned.task
-        timeout_s = self._planned.limits.verifier_timeout_s
-        recipe = msgspec.structs.replace(task.verifier, timeout_s=timeout_s)
-        return msgspec.structs.replace(task, verifier=recipe)
+    # --- act, verify ---
+
+    async def _act(self, world: World, view: Task, index: int, stages: Stages) -> None:
+        planned = self._planned
+        bench = Bench(
+            sandbox=world.sandbox,
+            limits=of_step(planned.limits, index),
+            log=self._log,
+            clock=self._clock,
+            on_turn=stages.turn,
+            step=_name(planned.task, index),
+        )
+        world.enter(agent_policy(view))
+        begun = self._clock()
+        try:
+            self._ending = await act(self._parts.policy, view, planned.sample, bench)
+        finally:
+            self._act_s += self._clock() - begun
+
+    async def _verify(self, world: World, stack: AsyncExitStack, view: Task, index: int) -> Verdict:
+        begun = self._clock()
+        try:
+            world.enter(view.environment.network)
+            return await self._grade(world, stack, self._graded(view, index), index)
+        finally:
+            self._verify_s += self._clock() - begun
+
+    async def _grade(self, world: World, stack: AsyncExitStack, view: Task, index: int) -> Verdict:
+        """Collect, then verify in the agent's sandbox or in one of the verifier's own."""
+        apart = view.verifier.environment is not None
+        keeper = self._keeper = self._keeper or await self._new_keeper(stack, apart=apart)
+        kept: list[Collected] = []
+        if keeper is None:
+            await run_hooks(view, world.sandbox)
+        else:
+            kept = await keeper.collect(view, world.sandbox, _name(self._planned.task, index))
+            self._artifacts += kept
+        if not apart:
+            world.enter(verifier_policy(view))
+            return await self._parts.verifier.verify(view, world.sandbox)
+        assert keeper is not None
+        if index + 1 >= len(self._planned.task.steps):
+            await world.sandbox.aclose()  # nobody needs it again, and it takes memory
+        return await verify_apart(self._planned, self._parts, view, kept, keeper.folder)
+
+    async def _new_keeper(self, stack: AsyncExitStack, *, apart: bool) -> Keeper | None:
+        """None when nobody wants the files."""
+        if self._parts.artifacts is not None:
+            return Keeper(self._parts.artifacts / self._planned.id)
+        if not apart:
+            return None
+        folder = await in_thread(tempfile.mkdtemp, "", "headrace-")
+        stack.push_async_callback(in_thread, shutil.rmtree, folder, True)
+        return Keeper(Path(folder))
+
+    def _graded(self, view: Task, index: int) -> Task:
+        """`view` with the run's own time for the verifier."""
+        timeout_s = of_step(self._planned.limits, index).verifier_timeout_s
+        recipe = msgspec.structs.replace(view.verifier, timeout_s=timeout_s)
+        return msgspec.structs.replace(view, verifier=recipe)
 
 
-async def _bounded(work: Awaitable[None], what: str) -> None:
-    """Await an upload with a deadline."""
-    try:
-        async with asyncio.timeout(UPLOAD_TIMEOUT_S):
-            await work
-    except TimeoutError:
-        raise SandboxError(f"{what} took more than {UPLOAD_TIMEOUT_S:.0f} s") from None
+def _name(task: Task, index: int) -> str:
+    return task.steps[index].name if task.steps else ""
+
+
+def _instructions(task: Task) -> str:
+    return "\n\n".join(step.instruction for step in task.steps)

@@ -11,10 +11,22 @@ then the call itself may end it with `context_full` or `max_tokens` (a `Stop` of
 `agent_timeout` (the deadline falls into the call) or with `policy_error`; then a command may end
 it with `agent_timeout` (the deadline falls into the command) or `sandbox_error`. `cancelled` comes
 from outside and leaves no record.
+
+Of a task of several steps each has its own seconds; turns and tokens are the whole episode's. A
+step that begins when those are spent has no turn, and is graded all the same.
 """
+
+import msgspec
 
 from headrace.policies.base import Budget
 from headrace.types import Command, Record, StopReason, Task
+
+
+class StepLimits(Record, frozen=True, kw_only=True):
+    """What one step of a task of several has of its own."""
+
+    agent_timeout_s: float | None
+    verifier_timeout_s: float
 
 
 class EpisodeLimits(Record, frozen=True, kw_only=True):
@@ -25,6 +37,8 @@ class EpisodeLimits(Record, frozen=True, kw_only=True):
     agent_timeout_s: float | None
     command_timeout_s: float
     verifier_timeout_s: float
+    steps: tuple[StepLimits, ...] = ()
+    """One for each step of the task; empty for a task without steps."""
 
 
 def combine(
@@ -45,6 +59,27 @@ def combine(
         verifier_timeout_s=(
             task.verifier.timeout_s if verifier_timeout_s is None else verifier_timeout_s
         ),
+        steps=tuple(
+            StepLimits(
+                agent_timeout_s=(
+                    step.agent.timeout_s if agent_timeout_s is None else agent_timeout_s
+                ),
+                verifier_timeout_s=(
+                    step.verifier.timeout_s if verifier_timeout_s is None else verifier_timeout_s
+                ),
+            )
+            for step in task.steps
+        ),
+    )
+
+
+def of_step(limits: EpisodeLimits, index: int) -> EpisodeLimits:
+    """The limits that hold during step `index`; `limits` itself for a task without steps."""
+    if not limits.steps:
+        return limits
+    own = limits.steps[index]
+    return msgspec.structs.replace(
+        limits, agent_timeout_s=own.agent_timeout_s, verifier_timeout_s=own.verifier_timeout_s
     )
 
 

@@ -5,6 +5,7 @@ is an argument, in seconds of any monotonic clock. Misuse raises `ContractError`
 
     queued -> prepare -> act -> waiting -> verify -> store -> finished
        ^         |        |        |         |         |
+       |         |        +<-----------------+         |     again: a task of several steps
        +---------+--------+--------+---------+         |     failed with tries left
                  +--------+--------+---------+-> store |     failed for good: stored as such
     any but finished -> cancelled                            leaves no record, is owed again
@@ -136,6 +137,10 @@ class Scheduler:
         self._move(id, {Stage.ACT}, Stage.WAITING)
         self._since[id] = now
         self._waiting.append(id)
+
+    def again(self, id: str) -> None:
+        """A step is graded and another follows: the agent goes on, its verify slot is free."""
+        self._move(id, {Stage.VERIFY}, Stage.ACT)
 
     def verified(self, id: str) -> None:
         """The verdict is known; what remains is to close and store."""

@@ -9,7 +9,7 @@ def step_view(task: Task, step: StepRecipe) -> Task:
     """`task` with the step's instruction, agent, verifier, solution and artifacts, and no steps.
 
     Digest, name and environment stay the task's: policies and verifiers need know nothing of
-    steps.
+    steps. Who does finds the step's name in `metadata["step"]`.
     """
     return msgspec.structs.replace(
         task,
@@ -18,5 +18,6 @@ def step_view(task: Task, step: StepRecipe) -> Task:
         verifier=step.verifier,
         solution=step.solution,
         artifacts=(*task.artifacts, *step.artifacts),
+        metadata={**task.metadata, "step": step.name},
         steps=(),
     )

@@ -9,10 +9,11 @@ import pytest
 
 from headrace.configs.models import ScriptedConfig
 from headrace.engine.driver import Driver
-from headrace.engine.episode import Attempt, Parts, Planned
+from headrace.engine.episode import Attempt
 from headrace.engine.events import EpisodeRetried, Event, StageEntered, Stopping
 from headrace.engine.limits import EpisodeLimits
 from headrace.engine.meters import Meters
+from headrace.engine.parts import Parts, Planned
 from headrace.engine.scheduler import Bounds, Snapshot, Stage
 from headrace.engine.shutdown import Shutdown, Stop
 from headrace.errors import ImageError, PolicyError, SandboxError, ServerGone, StoreError
@@ -103,6 +104,8 @@ class NoStages:
     def turn(self, turn: Turn, sampled_tokens: int) -> None: ...
 
     async def acted(self) -> None: ...
+
+    def again(self) -> None: ...
 
     def verified(self) -> None: ...
 

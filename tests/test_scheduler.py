@@ -54,6 +54,14 @@ class AnyOrder(RuleBasedStateMachine):
             self.scheduler.acted(id, self.now)
 
     @rule()
+    def again(self) -> None:
+        if id := self._pick(Stage.VERIFY):
+            tries = self.scheduler.tries(id)
+            self.scheduler.again(id)
+            assert self.scheduler.stage(id) is Stage.ACT
+            assert self.scheduler.tries(id) == tries
+
+    @rule()
     def verified(self) -> None:
         if id := self._pick(Stage.VERIFY):
             self.scheduler.verified(id)
@@ -197,6 +205,26 @@ def test_draining_still_lets_live_episodes_verify() -> None:
     scheduler.drain()
     scheduler.acted("e0", 1.0)
     assert [g.stage for g in scheduler.grants()] == [Stage.VERIFY]
+
+
+def test_a_step_that_is_graded_gives_its_verify_slot_back_and_waits_for_one_again() -> None:
+    scheduler = started(n=2)
+    for id in ("e0", "e1"):
+        scheduler.prepared(id)
+        scheduler.acted(id, 1.0)
+    assert [g.id for g in scheduler.grants()] == ["e0"]
+    scheduler.again("e0")
+    scheduler.acted("e0", 2.0)
+    assert [g.id for g in scheduler.grants()] == ["e1"], "the other has waited longer"
+    scheduler.verified("e1")
+    assert [(g.id, g.stage) for g in scheduler.grants()] == [("e0", Stage.VERIFY)]
+
+
+def test_a_step_is_not_followed_by_another_before_it_is_graded() -> None:
+    scheduler = started()
+    scheduler.prepared("e0")
+    with pytest.raises(ContractError, match="e0"):
+        scheduler.again("e0")
 
 
 def test_waiting_for_a_verify_slot_is_measured_from_the_end_of_the_agent() -> None:

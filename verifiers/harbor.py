@@ -1,22 +1,28 @@
 """Harbor's contract: tests go into the sandbox the agent left, run, and leave a reward file.
 
 Rule: the tests arrive only now; rewards from before are removed; the exit status of `test.sh`
-means nothing; `reward.json` comes before `reward.txt`. A verifier that leaves no readable reward
-is a `Verdict` with a named fault, and so is a sandbox whose basic tools the agent removed. A
-sandbox that is gone raises `SandboxError`, for that is not the agent's doing.
+means nothing; `reward.json` comes before `reward.txt`. The tests run as the user the task names,
+else as the image's own. A verifier that leaves no readable reward is a `Verdict` with a named
+fault, and so is a sandbox whose basic tools the agent removed. A sandbox that is gone raises
+`SandboxError`, for that is not the agent's doing.
+
+`test.sh` is started as it says in its first line, else by bash; with Windows line ends it is run
+without them, and the log says so. What the tests print is bounded inside the sandbox where bash is
+4.4 or newer; what they write to files is not.
 
 It cannot stop a process the agent left running from writing a reward itself: agent and tests
-share one machine, as in Harbor's shared mode. Where the task names no user for the tests they run
-as root.
+share one machine, as in Harbor's shared mode.
 """
 
+import io
+import tarfile
 import time
-from pathlib import Path
+from collections.abc import Sequence
 
 from headrace.aio import in_thread
-from headrace.errors import SandboxError, boundary
+from headrace.errors import SandboxError
 from headrace.sandbox.archive import TRANSFER_TIMEOUT_S, pack, unpack
-from headrace.sandbox.base import Sandbox
+from headrace.sandbox.base import IMAGE_USER, Sandbox
 from headrace.types import Record, Task, TestOutcome, Verdict, VerdictFault
 from headrace.verifiers.outcomes import from_ctrf, from_pytest
 from headrace.verifiers.reward import (
@@ -32,6 +38,9 @@ STEP_TIMEOUT_S = 60.0
 LOG_BYTES = 1 << 20
 """Of the end of the verifier's output: read for outcomes."""
 TAIL_CHARS = 4000
+LOG_BLOCKS = 16384
+"""Of at most 4096 bytes each, from the start of the output; then `LOG_BYTES` of its end."""
+LINGER_S = 1
 SMALL_KB = 128
 """Files below it come with the inspection; a larger one is read by itself."""
 MAX_REPORT_BYTES = 8 << 20
@@ -45,19 +54,53 @@ _REPORTS = (
     "/tests/ctrf-report.json",
 )
 _BROUGHT = "headrace-brought"
+_WINDOWS = "headrace-windows"
+_RAN = b"headrace-ran\n"
+_WINDOWS_NOTE = "headrace: test.sh has Windows line ends; it was run without them\n"
 
 _PREPARE = f"""\
 cd / && umask 000
 v=/logs/verifier
-if [ -d $v ] && [ ! -L $v ]; then chmod 777 $v; elif [ -e $v ] || [ -L $v ]; then rm -rf $v; fi
-for f in /tests {_JSON} {_TXT} {_LOG} {" ".join(_REPORTS)}; do
+if [ -d $v ] && [ ! -L $v ]; then chmod 777 /logs $v
+elif [ -e $v ] || [ -L $v ]; then rm -rf $v; fi
+for f in @WIPE@ {_JSON} {_TXT} {_LOG} {" ".join(_REPORTS)}; do
   if [ -e $f ] || [ -L $f ]; then rm -rf $f; fi
 done
-mkdir -p /logs/verifier /tests && umask 022 && command -v tar > /dev/null &&
-tar -x -o -f - -C /tests && {{ [ -x /tests/test.sh ] || chmod +x /tests/test.sh; }} &&
+mkdir -p /logs/verifier /tests && umask 022 && command -v tar > /dev/null && @TAKE@
+[ -x /tests/test.sh ] || chmod +x /tests/test.sh || exit
+IFS= read -r l < /tests/test.sh
+case $l in *"\r")
+  sed -i "s/\r\\$//" /tests/test.sh && echo {_WINDOWS};;
+esac
 echo {_BROUGHT}
 """
 """Reads the tests as a tar archive from stdin. Each process it does without is time saved."""
+_BRING = _PREPARE.replace("@WIPE@", "/tests").replace("@TAKE@", "tar -x -o -f - -C /tests || exit")
+_HAS = _PREPARE.replace("@WIPE@ ", "").replace("@TAKE@", "true")
+"""Where the verifier's own image holds the tests."""
+
+_START = """\
+IFS= read -r l < /tests/test.sh
+case $l in
+  "#!"*|?ELF*) ;;
+  *) set -- "$(command -v bash || echo sh)" ;;
+esac
+"""
+"""By itself, or by a shell when it does not say which one."""
+_RUN = f"""\
+{_START}
+case ${{BASH_VERSION:-}} in
+''|[123].*|4.[0-3].*) ("$@" /tests/test.sh) > {_LOG} 2>&1 ;;
+*) eval 'exec 5< <( "$@" /tests/test.sh 2>&1 )
+  t=$!
+  exec 4< <( {{ dd bs=4096 count={LOG_BLOCKS} 2> /dev/null; tail -c {LOG_BYTES}; }} <&5 > {_LOG} )
+  exec 5<&-
+  wait "$t"
+  read -t {LINGER_S} -u 4' ;;
+esac
+"""
+"""The log's writer ends with the tests, or later where something of theirs goes on and may print;
+nobody waits for that longer than a moment."""
 _INSPECT = f"""\
 set --
 for f in {_JSON} {_TXT} {" ".join(_REPORTS)} {_LOG}; do
@@ -91,11 +134,12 @@ class HarborVerifier:
     async def verify(self, task: Task, sandbox: Sandbox) -> Verdict:
         """Bring the tests, run them, read what they left. Raises only `InfrastructureError`."""
         begun = time.monotonic()
-        unusable = await _bring(task, sandbox)
-        if unusable is not None:
-            return _faulty(unusable, time.monotonic() - begun)
-        timed_out = await _run_tests(task, sandbox)
-        left = await _inspect(sandbox)
+        brought = await _bring(task, sandbox)
+        if brought.unusable is not None:
+            return _faulty(brought.unusable, time.monotonic() - begun)
+        timed_out, left = await _run_tests(task, sandbox)
+        if left is None:
+            left = await _inspect(sandbox)
         tests = await _outcomes(sandbox, left)
         found: Rewards | RewardFault
         if timed_out:
@@ -103,7 +147,7 @@ class HarborVerifier:
             found = RewardFault(kind="verifier_timeout", detail=detail)
         else:
             found = await _reward(sandbox, left)
-        tail = left.log[-TAIL_CHARS:]
+        tail = brought.note + left.log[-TAIL_CHARS:]
         seconds = time.monotonic() - begun
         if isinstance(found, RewardFault):
             return _faulty(str(found), seconds, tests, tail)
@@ -129,53 +173,76 @@ def _faulty(
     )
 
 
-async def _bring(task: Task, sandbox: Sandbox) -> str | None:
-    """Remove what is stale and put the tests there; why they cannot be brought, or None."""
-    tests = await in_thread(pack, task.verifier.tests[0])
-    result = await sandbox.exec(_PREPARE, timeout_s=TRANSFER_TIMEOUT_S, stdin=tests)
+class _Brought(Record, frozen=True, kw_only=True):
+    unusable: str | None = None
+    """Why the tests cannot be brought."""
+    note: str = ""
+    """What was odd about them."""
+
+
+async def _bring(task: Task, sandbox: Sandbox) -> _Brought:
+    """Remove what is stale and put the tests there, unless the image holds them."""
+    tests = await in_thread(_packed, task.verifier.tests)
+    script = _BRING if task.verifier.tests else _HAS
+    result = await sandbox.exec(script, timeout_s=TRANSFER_TIMEOUT_S, stdin=tests)
     if _BROUGHT.encode() in result.stdout:
-        return None
+        return _Brought(note=_WINDOWS_NOTE if _WINDOWS.encode() in result.stdout else "")
     if result.timed_out:
         raise SandboxError(f"the sandbox did not answer within {TRANSFER_TIMEOUT_S:.0f} s")
     said = result.stderr.decode("utf-8", "replace").strip()[-300:] or f"exit {result.exit_code}"
-    return f"sandbox_unusable: the tests cannot be brought: {said}"
+    return _Brought(unusable=f"sandbox_unusable: the tests cannot be brought: {said}")
 
 
-async def _run_tests(task: Task, sandbox: Sandbox) -> bool:
-    """Run test.sh to its end or its deadline; True at the deadline."""
+def _packed(folders: Sequence[str]) -> bytes:
+    """One archive of all folders, later ones over earlier ones. Blocking."""
+    if len(folders) < 2:
+        return pack(folders[0]) if folders else b""
+    out = io.BytesIO()
+    with tarfile.open(fileobj=out, mode="w", format=tarfile.GNU_FORMAT) as whole:
+        for folder in folders:
+            with tarfile.open(fileobj=io.BytesIO(pack(folder)), mode="r:") as part:
+                for member in part:
+                    whole.addfile(member, part.extractfile(member) if member.isreg() else None)
+    return out.getvalue()
+
+
+async def _run_tests(task: Task, sandbox: Sandbox) -> tuple[bool, _Left | None]:
+    """Run test.sh to its end or its deadline, and look at once at what it left.
+
+    Whether it was the deadline; None when nothing could be seen as the tests' own user.
+    """
     result = await sandbox.exec(
-        f"({await in_thread(_start, task)}) > {_LOG} 2>&1",
+        f"{_RUN}\nprintf 'headrace-ran\\n'\n{_INSPECT}",
         timeout_s=task.verifier.timeout_s,
         workdir=task.environment.workdir,
         env={**task.environment.env, **task.verifier.env},
-        user=task.verifier.user,
+        user=IMAGE_USER if task.verifier.user is None else task.verifier.user,
+        max_output_bytes=LOG_BYTES + 4096,
     )
-    return result.timed_out
-
-
-def _start(task: Task) -> str:
-    """How test.sh is started: by itself, or by a shell when it does not say which one."""
-    path = Path(task.verifier.tests[0]) / "test.sh"
-    with boundary(SandboxError, f"{path} could not be read"), path.open("rb") as script:
-        if script.read(2) == b"#!":
-            return "/tests/test.sh"
-    return '"$(command -v bash || echo sh)" /tests/test.sh'
+    _, ran, seen = result.stdout.rpartition(_RAN)
+    if result.timed_out or not ran or result.stdout_cut or b"--\n" not in seen:
+        return result.timed_out, None
+    return False, _left(seen, result.stderr)
 
 
 async def _inspect(sandbox: Sandbox) -> _Left:
-    """The kinds of the files we look for, and the end of the output, in one step."""
+    """The kinds of the files we look for, and the end of the output, in one step, as root."""
     result = await sandbox.exec(
         _INSPECT, timeout_s=STEP_TIMEOUT_S, max_output_bytes=LOG_BYTES + 4096
     )
     if result.timed_out:
         raise SandboxError(f"the sandbox did not answer within {STEP_TIMEOUT_S:.0f} s")
-    head, _, archive = result.stdout.partition(b"--\n")
+    return _left(result.stdout, result.stderr)
+
+
+def _left(stdout: bytes, stderr: bytes) -> _Left:
+    head, _, archive = stdout.partition(b"--\n")
     kinds = {}
     for line in head.decode("utf-8", "replace").split("\n"):
         kind, _, path = line.partition(" ")
         kinds[path] = kind
     small = _small_files(archive)
-    log = small.get(_LOG, result.stderr)
+    log = small.get(_LOG, stderr)
     return _Left(kinds=kinds, small=small, log=log.decode("utf-8", "replace"))
 
 

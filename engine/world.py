@@ -1,0 +1,96 @@
+"""A sandbox made from a task's recipe, open, with its files and its network.
+
+Rule: what a phase may reach is set by `World.enter` before the phase begins. The caller's exit
+stack owns the sandbox.
+"""
+
+from contextlib import AsyncExitStack
+
+import msgspec
+
+from headrace.engine.act import put
+from headrace.engine.parts import Parts, Planned
+from headrace.policies.base import Policy
+from headrace.sandbox.base import Egress, Sandbox, SandboxSpec
+from headrace.tasks.phases import Reach, reach, verifier_reach, views_of
+from headrace.types import EnvironmentRecipe, NetworkPolicy, Task
+
+
+class World(msgspec.Struct, frozen=True):
+    """An open sandbox."""
+
+    sandbox: Sandbox
+    egress: Egress | None
+
+    def enter(self, policy: NetworkPolicy) -> None:
+        """The next phase begins; without a proxy there is nothing that could change."""
+        if self.egress is not None:
+            self.egress.policy = policy
+
+
+async def open_agents(stack: AsyncExitStack, planned: Planned, parts: Parts) -> World:
+    """The sandbox in which the agent works. Raises `ImageError` and `SandboxError`."""
+    task = planned.task
+    first = views_of(task)[0]
+    return await _open(
+        stack,
+        planned,
+        parts,
+        task.environment,
+        reach(task, follow=planned.network),
+        user=first.agent.user,
+        terminal=types_keys(parts.policy, task),
+    )
+
+
+async def open_verifiers(
+    stack: AsyncExitStack, planned: Planned, parts: Parts, view: Task
+) -> World:
+    """A sandbox of the verifier's own, from its own environment."""
+    assert view.verifier.environment is not None
+    return await _open(
+        stack,
+        planned,
+        parts,
+        view.verifier.environment,
+        verifier_reach(view, follow=planned.network),
+        user=view.verifier.user,
+    )
+
+
+def types_keys(policy: Policy, task: Task) -> bool:
+    """Whether anything will be typed into the terminal."""
+    solved_by_keys = policy.name == "oracle" and any(
+        view.solution is not None and view.solution.keystrokes for view in views_of(task)
+    )
+    return bool(getattr(policy, "terminal", False)) or solved_by_keys
+
+
+async def _open(
+    stack: AsyncExitStack,
+    planned: Planned,
+    parts: Parts,
+    recipe: EnvironmentRecipe,
+    connected: Reach,
+    *,
+    user: str | None,
+    terminal: bool = False,
+) -> World:
+    image = await parts.provider.prepare(recipe)
+    egress = None if connected.egress is None else Egress(connected.egress)
+    spec = SandboxSpec(
+        image=image,
+        episode=planned.id,
+        workdir=recipe.workdir,
+        env=recipe.env,
+        user=user,
+        network=connected.network,
+        egress=egress,
+        compose=recipe.compose,
+        terminal=terminal,
+        limits=planned.sandbox,
+    )
+    sandbox = await stack.enter_async_context(parts.provider.open(spec))
+    if recipe.upload_context and recipe.context is not None:
+        await put(sandbox, recipe.context, recipe.workdir or ".")
+    return World(sandbox, egress)
