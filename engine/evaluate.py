@@ -44,8 +44,11 @@ class Spread(Record, frozen=True, kw_only=True):
     median: float
     low: float
     """The tenth percentile."""
+    lower: float
+    """The lower quartile."""
+    upper: float
     high: float
-    """The ninetieth."""
+    """The ninetieth percentile."""
     largest: float
 
 
@@ -335,13 +338,15 @@ def spread(values: Sequence[float]) -> Spread | None:
     """None for no values."""
     if not values:
         return None
-    ordered = sorted(values)
+    ordered, last = sorted(values), len(values) - 1
     return Spread(
         attempts=len(ordered),
         mean=mean(ordered),
         median=statistics.median(ordered),
-        low=ordered[int(0.1 * (len(ordered) - 1))],
-        high=ordered[-1 - int(0.1 * (len(ordered) - 1))],
+        low=ordered[int(0.1 * last)],
+        lower=ordered[int(0.25 * last)],
+        upper=ordered[last - int(0.25 * last)],
+        high=ordered[last - int(0.1 * last)],
         largest=ordered[-1],
     )
 

@@ -169,7 +169,8 @@ def test_there_is_no_measure_of_no_attempts() -> None:
 def test_a_spread_is_in_order(values: list[float]) -> None:
     found = spread(values)
     assert found is not None
-    assert found.low <= found.median <= found.high <= found.largest == max(values)
+    assert found.low <= found.lower <= found.median <= found.upper <= found.high
+    assert found.high <= found.largest == max(values)
     assert found.attempts == len(values)
 
 

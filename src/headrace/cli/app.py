@@ -12,7 +12,7 @@ from typing import Annotated
 import typer
 
 import headrace
-from headrace.cli import exchange, machine, runs, shows, tasks
+from headrace.cli import exchange, machine, reports, runs, shows, tasks
 from headrace.errors import InfrastructureError, UsageError
 
 EXIT_CODES = {
@@ -34,6 +34,7 @@ app = typer.Typer(
 app.command("run")(runs.run)
 app.command("eval")(runs.evaluate)
 app.command("resume")(runs.resume)
+app.command("report")(reports.report)
 app.command("show")(shows.show)
 app.add_typer(shows.shards, name="shards")
 app.command("export")(exchange.export)

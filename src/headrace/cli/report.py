@@ -7,23 +7,26 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from headrace.cli.progress import count, duration, rate
+from headrace.engine.readable import visible
 from headrace.engine.summary import Summary
 
 
-def summary_lines(summary: Summary, out: Path) -> list[str]:
-    """What came of the run, its rates, and what to do next."""
-    return list(_lines(summary, out))
+def summary_lines(summary: Summary, out: Path, *, rates: bool = True) -> list[str]:
+    """What came of the run, its rates, and what to do next. `rates`: with pass@k."""
+    return list(_lines(summary, out, rates))
 
 
-def _lines(summary: Summary, out: Path) -> Iterator[str]:
+def _lines(summary: Summary, out: Path, rates: bool) -> Iterator[str]:
     graded = summary.passed + summary.failed
     yield (
         f"{summary.episodes} of {summary.planned} episodes over {count(summary.tasks, 'task')}: "
         f"{summary.passed} passed, {summary.failed} failed, "
         f"{count(summary.infra_failures, 'infrastructure failure')}"
     )
-    if graded and summary.pass_at_k:
+    if rates and graded and summary.pass_at_k:
         yield "  ".join(f"pass@{k} {value:.3f}" for k, value in _by_k(summary.pass_at_k))
+    if summary.refused:
+        yield f"{count(len(summary.refused), 'task')} left out: {_names(summary.refused)}"
     stopped = sorted(summary.stop_reasons.items(), key=lambda item: -item[1])
     if stopped:
         yield "stopped by " + ", ".join(f"{reason} {n}" for reason, n in stopped)
@@ -35,6 +38,8 @@ def _lines(summary: Summary, out: Path) -> Iterator[str]:
         if sandbox.command_p50_s is not None:
             start += f"; command {_ms(sandbox.command_p50_s)} p50"
         yield f"{started}: start {start}"
+    if summary.retries:
+        yield f"{summary.retries} further tries after infrastructure failures"
     if summary.owed:
         yield f"{count(summary.owed, 'episode')} owed: the same command again runs only those"
     yield f"see: headrace show {out}"
@@ -47,6 +52,12 @@ def _rates(summary: Summary) -> Iterator[str]:
     if summary.sampled_tokens:
         per_s = rate(summary.sampled_tokens_per_s)
         yield f"{summary.sampled_tokens} sampled tokens ({per_s}/s)"
+
+
+def _names(refused: dict[str, str]) -> str:
+    """A few of them; `summary.json` has all, with the reasons."""
+    names = [visible(name) for name in refused]
+    return ", ".join([*names[:4], *(["..."] if len(names) > 4 else [])])
 
 
 def _by_k(pass_at_k: dict[str, float]) -> list[tuple[str, float]]:

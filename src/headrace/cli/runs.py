@@ -87,7 +87,7 @@ def evaluate(
     ]
     if attempts is not None:
         given.append(Override(keys=("attempts",), value=attempts, shown=f"--attempts {attempts}"))
-    _run(load(None, [*given, *(settings or ())]), out or _new_folder())
+    _run(load(None, [*given, *(settings or ())]), out or _new_folder(), evaluated=True)
 
 
 def resume(
@@ -104,21 +104,26 @@ def resume(
     """
     from headrace.configs.load import load_stored
     from headrace.configs.places import Override
+    from headrace.engine.evaluation_files import REPORT
     from headrace.engine.run_folder import RUN_FILE, read_manifest
 
     given: list[str | Override] = list(settings or ())
     if attempts is not None:
         given.append(Override(keys=("attempts",), value=attempts, shown=f"--attempts {attempts}"))
     stored = read_manifest(folder).config
-    _run(load_stored(str(folder / RUN_FILE), stored, given), folder)
+    evaluated = (folder / REPORT).exists()
+    _run(load_stored(str(folder / RUN_FILE), stored, given), folder, evaluated=evaluated)
 
 
 def _new_folder() -> Path:
     return Path("runs") / time.strftime("%Y-%m-%dT%H-%M-%S")
 
 
-def _run(config: "RunConfig", out: Path) -> None:
-    """Drive the engine, show its progress on stderr and what came of it on stdout."""
+def _run(config: "RunConfig", out: Path, *, evaluated: bool = False) -> None:
+    """Drive the engine, show its progress on stderr and what came of it on stdout.
+
+    `evaluated`: at the end there are intervals, by part too, and a report.
+    """
     import asyncio
 
     import uvloop
@@ -141,13 +146,27 @@ def _run(config: "RunConfig", out: Path) -> None:
         if (out / "summary.json").exists():
             typer.echo(f"what was finished is in {out}; the same command goes on from it", err=True)
         raise
-    _report(summary, out)
+    _report(summary, out, evaluated=evaluated)
     if summary.owed:
         raise typer.Exit(INFRASTRUCTURE)
 
 
-def _report(summary: "Summary", out: Path) -> None:
+def _report(summary: "Summary", out: Path, *, evaluated: bool = False) -> None:
     from headrace.cli.report import summary_lines
 
-    for line in summary_lines(summary, out):
+    for line in summary_lines(summary, out, rates=not evaluated):
         typer.echo(line)
+    if evaluated:
+        _evaluate(out)
+
+
+def _evaluate(out: Path) -> None:
+    from headrace.cli.shows import result_console
+    from headrace.engine import evaluation_files
+    from headrace.engine.evaluation_report import report
+    from headrace.engine.evaluation_tables import render_rates
+
+    found = report(out)
+    typer.echo()
+    result_console().print(render_rates(found))
+    typer.echo(f"\nreport: {evaluation_files.write(found, out / evaluation_files.REPORT)}")
