@@ -63,6 +63,18 @@ def read(parser: str, output: str, *, compat: str) -> Reading:
     return _marked(parser, text, strict=strict)
 
 
+def difference(strict: Reading, correct: Reading) -> str:
+    """Why the two readings of one output differ in whether it is solved."""
+    if correct.problem:
+        return f"{correct.problem}; officially nothing has failed"
+    failed = [test.name for test in (correct if strict.solved else strict).tests
+              if test.status in (_FAIL, "error")]  # fmt: skip
+    first = failed[0] if failed else "a test"
+    if strict.solved:
+        return f"failure_hidden: {first} failed; officially another line hides it"
+    return f"no_test_failed: {first} is no test of a summary; officially it is one that failed"
+
+
 # --- pytest ---------------------------------------------------------------------------------
 
 

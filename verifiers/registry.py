@@ -6,6 +6,7 @@ from headrace.sandbox.base import Sandbox
 from headrace.types import Task, Verdict
 from headrace.verifiers.base import Verifier
 from headrace.verifiers.harbor import HarborVerifier
+from headrace.verifiers.terminal_bench_1 import TerminalBench1Verifier
 
 
 class ByKind:
@@ -25,4 +26,9 @@ class ByKind:
 
 def build(config: VerifierConfig) -> Verifier:
     """The verifier of a run."""
-    return ByKind({"harbor": HarborVerifier()})
+    return ByKind(
+        {
+            "harbor": HarborVerifier(),
+            "terminal-bench-1": TerminalBench1Verifier(config.compat),
+        }
+    )
