@@ -53,6 +53,8 @@ class Policy(Protocol):
     """`vllm`, `oracle`, `noop`, `scripted` or `replay`."""
     version: str
     """Digest of everything that decides what it does."""
+    terminal: bool
+    """Whether its commands may be keystrokes, so that its sandboxes need a terminal."""
 
     def session(self, task: Task, sample: int) -> AbstractAsyncContextManager[Session]:
         """A session for attempt `sample` at `task`."""

@@ -13,6 +13,7 @@ class NoopPolicy:
 
     name = "noop"
     version = version_of(name="noop", rules=1)
+    terminal = False
 
     @asynccontextmanager
     async def session(self, task: Task, sample: int) -> AsyncIterator["NoopSession"]:

@@ -25,6 +25,7 @@ class OraclePolicy:
 
     name = "oracle"
     version = version_of(name="oracle", rules=2)
+    terminal = False  # but for a solution of keystrokes, which is the task's to say
 
     @asynccontextmanager
     async def session(self, task: Task, sample: int) -> AsyncIterator[ListedSession]:

@@ -23,6 +23,7 @@ class ReplayPolicy:
     """Repeats turns that were recorded."""
 
     name = "replay"
+    terminal = True  # what was recorded may be keystrokes
 
     def __init__(self, recorded: Recorded, *, source: str) -> None:
         """`source` identifies the recorded run: it decides what the policy does."""

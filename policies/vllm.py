@@ -61,6 +61,7 @@ class VllmPolicy:
         self._log_path = log_path or cache_folder().parent / "logs" / "vllm.log"
         self._on_progress = _in_words(progress)
         self._protocol = protocol(config.protocol)
+        self.terminal = self._protocol.terminal
         self._needs_weights = config.base_url is None and "dummy" not in config.server.args
         if config.model != SMALL_MODEL:
             check_model(model_folder(config.model), weights=self._needs_weights)

@@ -334,10 +334,17 @@ class Emulator:
             return ""
         gone = screen.scrolled - line
         lines = list(screen.history)[-gone:] if gone > 0 else []
-        lines += [screen.text_of(y) for y in range(max(0, -gone), screen.lines)]
+        y, x = screen.cursor.y, screen.cursor.x
+        top = max(0, -gone)
+        shown = [screen.text_of(row) for row in range(top, screen.lines)]
+        while shown and not shown[-1] and top + len(shown) - 1 > y:
+            shown.pop()
+        if top + len(shown) - 1 == y:  # blanks before the cursor, such as a prompt's last
+            shown[-1] = shown[-1].ljust(screen.columns_of(y, x))
+        lines += shown
         if gone <= len(screen.history) and lines:
             lines[0] = lines[0][offset:]
-        return "\n".join(lines).rstrip("\n")
+        return "\n".join(lines)
 
     def _interpret(self, text: str) -> None:
         text = _SKIPPED.sub("", self._held + text)

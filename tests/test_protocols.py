@@ -1,6 +1,7 @@
 """How models' answers become commands, and results become messages."""
 
 import json
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -26,12 +27,16 @@ def texts(parsed: Parsed) -> list[str]:
     return [command.text for command in parsed.commands]
 
 
+def typed(text: str, timeout_s: float = 1.0) -> Command:
+    return Command(text=text, timeout_s=timeout_s, keys=True)
+
+
 # --- terminus-json: what is accepted --------------------------------------------------------
 
 
 def test_a_well_formed_answer_gives_its_commands_without_a_word() -> None:
     parsed = TERMINUS.parse(answer("cd /tmp\n", "ls -la\n"))
-    assert parsed == Parsed(commands=(Command(text="cd /tmp"), Command(text="ls -la")))
+    assert parsed == Parsed(commands=(typed("cd /tmp\n"), typed("ls -la\n")))
 
 
 PLAIN = answer("ls\n", "pwd\n")
@@ -56,19 +61,19 @@ MENDED = [
 def test_a_slip_with_one_meaning_is_mended_with_a_warning(text: str, warning: str) -> None:
     parsed = TERMINUS.parse(text)
     assert parsed.problems == ()
-    assert texts(parsed) == ["ls", "pwd"]
+    assert texts(parsed) == ["ls\n", "pwd\n"]
     assert any(warning in said for said in parsed.warnings), parsed.warnings
 
 
 def test_braces_in_reasoning_are_not_the_answer() -> None:
     thought = '<think>awk "{print $1}" or {"commands": [{"keystrokes": "rm -rf /\\n"}]}?</think>'
     parsed = TERMINUS.parse(thought + PLAIN)
-    assert texts(parsed) == ["ls", "pwd"]
+    assert texts(parsed) == ["ls\n", "pwd\n"]
     assert parsed.warnings == ()
 
 
 def test_reasoning_opened_by_the_chat_template_is_skipped_too() -> None:
-    assert texts(TERMINUS.parse('maybe {"a": 1}\n</think>\n' + PLAIN)) == ["ls", "pwd"]
+    assert texts(TERMINUS.parse('maybe {"a": 1}\n</think>\n' + PLAIN)) == ["ls\n", "pwd\n"]
 
 
 def test_reasoning_that_never_ends_is_no_answer() -> None:
@@ -79,63 +84,70 @@ def test_reasoning_that_never_ends_is_no_answer() -> None:
 
 def test_an_answer_that_writes_a_closing_think_tag_is_still_read() -> None:
     parsed = TERMINUS.parse(answer("echo '</think>' > f\n"))
-    assert texts(parsed) == ["echo '</think>' > f"]
+    assert texts(parsed) == ["echo '</think>' > f\n"]
 
 
 def test_of_two_answers_the_first_is_used_with_a_warning() -> None:
     parsed = TERMINUS.parse(answer("first\n") + "\nThen:\n" + answer("second\n"))
-    assert texts(parsed) == ["first"]
+    assert texts(parsed) == ["first\n"]
     assert any("only the first" in said for said in parsed.warnings)
 
 
 def test_prose_with_braces_before_the_answer_is_passed_over() -> None:
     parsed = TERMINUS.parse('Use {"x" then {} or {"a": 1}: ' + PLAIN)
-    assert texts(parsed) == ["ls", "pwd"]
+    assert texts(parsed) == ["ls\n", "pwd\n"]
 
 
 def test_shell_escapes_that_json_does_not_know_reach_the_shell() -> None:
-    text = r'{"analysis": "", "plan": "", "commands": [{"keystrokes": "grep \d+ \$f \'x\'\n"}]}'
-    assert texts(TERMINUS.parse(text)) == [r"grep \d+ \$f 'x'"]
+    text = r'{"commands": [{"duration": 1, "keystrokes": "grep \d+ \$f \'x\'\n"}]}'
+    assert texts(TERMINUS.parse(text)) == [r"grep \d+ \$f 'x'" + "\n"]
 
 
-def test_a_multi_line_command_loses_only_its_last_newline() -> None:
-    parsed = TERMINUS.parse(answer("cat > f <<'E'\na\n\nE\n\n"))
-    assert texts(parsed) == ["cat > f <<'E'\na\n\nE\n"]
+def test_keystrokes_are_typed_as_they_stand() -> None:
+    lines = "cat > f <<'E'\na\n\nE\n\n"
+    assert TERMINUS.parse(answer(lines)).commands == (typed(lines),)
 
 
 @pytest.mark.parametrize(
-    ("given_s", "timeout_s"),
-    [(None, None), (1, None), (30, None), (31, 31.0), (45.5, 45.5), (1e9, 600.0), (-5, None)],
+    ("given_s", "wait_s"), [(1, 1.0), (0.5, 0.5), (45.5, 45.5), (1e9, 60.0), (0, 0.1), (-5, 0.1)]
 )
-def test_a_duration_only_ever_lengthens_the_deadline(
-    given_s: float | None, timeout_s: float | None
-) -> None:
-    text = answer(commands=[{"keystrokes": "make\n", "duration": given_s}])
-    assert TERMINUS.parse(text).commands == (Command(text="make", timeout_s=timeout_s),)
+def test_a_duration_is_the_longest_wait(given_s: float, wait_s: float) -> None:
+    parsed = TERMINUS.parse(answer(commands=[{"keystrokes": "make\n", "duration": given_s}]))
+    assert parsed == Parsed(commands=(typed("make\n", wait_s),))
 
 
-def test_a_duration_that_is_no_number_is_a_warning() -> None:
-    for odd in ("soon", True, [1], {"s": 1}):
+def test_a_duration_that_is_missing_or_no_number_is_a_second_with_a_warning() -> None:
+    for odd in (None, "soon", True, [1], {"s": 1}):
         parsed = TERMINUS.parse(answer(commands=[{"keystrokes": "make\n", "duration": odd}]))
-        assert parsed.commands == (Command(text="make"),)
+        assert parsed.commands == (typed("make\n"),)
         assert "duration" in parsed.warnings[0]
 
 
-def test_empty_keystrokes_with_a_duration_wait() -> None:
-    text = answer(commands=[{"keystrokes": "", "duration": 5}, {"keystrokes": "\n"}])
-    assert texts(TERMINUS.parse(text)) == ["sleep 5"]
+def test_empty_keystrokes_wait() -> None:
+    parsed = TERMINUS.parse(answer(commands=[{"keystrokes": "", "duration": 5}]))
+    assert parsed == Parsed(commands=(typed("", 5.0),))
 
 
-@pytest.mark.parametrize("key", ["C-c", "C-d", "Enter", "Up", "M-x", "F1", "Escape\n", "C-M-a"])
-def test_a_key_alone_is_not_run_and_says_why(key: str) -> None:
+@pytest.mark.parametrize("key", ["C-c", "C-d", "Enter", "Up", "M-x", "F1", "Escape", "C-M-a"])
+def test_a_key_is_sent_without_a_word(key: str) -> None:
     parsed = TERMINUS.parse(answer(key, "ls\n"))
-    assert texts(parsed) == ["ls"]
-    assert "needs a terminal" in parsed.warnings[0]
+    assert parsed == Parsed(commands=(typed(key), typed("ls\n")))
+
+
+def test_a_key_with_a_line_break_is_text_and_says_so() -> None:
+    parsed = TERMINUS.parse(answer("C-c\n", "ls\n"))
+    assert texts(parsed) == ["C-c\n", "ls\n"]
+    assert "typed as text" in parsed.warnings[0]
+
+
+def test_a_line_that_is_not_entered_before_the_next_is_a_warning() -> None:
+    assert "same line" in TERMINUS.parse(answer("ls", "pwd\n")).warnings[0]
+    assert TERMINUS.parse(answer("pwd\n", "ls")).warnings == ()
 
 
 @pytest.mark.parametrize("text", ["q\n", "C-compiler\n", "a-b\n", "up\n"])
-def test_a_command_that_looks_like_a_key_is_run(text: str) -> None:
-    assert texts(TERMINUS.parse(answer(text))) == [text.strip()]
+def test_a_command_that_looks_like_a_key_is_typed(text: str) -> None:
+    assert TERMINUS.parse(answer(text)) == Parsed(commands=(typed(text),))
 
 
 @pytest.mark.parametrize(
@@ -317,7 +329,7 @@ def done(*commands: str) -> Parsed:
 
 def test_one_command_is_answered_with_its_output() -> None:
     result = CommandResult(exit_code=0, stdout=b"a\nb\n")
-    assert TERMINUS.observe(done("ls"), [result]) == "a\nb"
+    assert SHELL.observe(done("ls"), [result]) == "a\nb"
 
 
 def test_several_commands_are_told_apart() -> None:
@@ -325,7 +337,7 @@ def test_several_commands_are_told_apart() -> None:
         CommandResult(exit_code=0, stdout=b"a\n"),
         CommandResult(exit_code=2, stderr=b"no\n"),
     ]
-    told = TERMINUS.observe(done("ls", "cat x\nmore"), results)
+    told = SHELL.observe(done("ls", "cat x\nmore"), results)
     assert told == "$ ls\na\n$ cat x ...\n[stderr]\nno\n[exit code 2]"
 
 
@@ -356,13 +368,49 @@ def test_problems_are_told_with_the_format(name: str) -> None:
 
 def test_warnings_come_before_the_output() -> None:
     previous = Parsed(commands=(Command(text="ls"),), warnings=("careful",))
-    told = TERMINUS.observe(previous, [CommandResult(exit_code=0, stdout=b"a")])
+    told = SHELL.observe(previous, [CommandResult(exit_code=0, stdout=b"a")])
     assert told == "About your last answer:\n- careful\n\na"
 
 
 def test_fewer_results_than_commands_are_shown_as_they_are() -> None:
-    assert TERMINUS.observe(done("a", "b"), [CommandResult(exit_code=0)]) == "$ a\n[no output]"
-    assert TERMINUS.observe(done(), []) == "[no command was run]"
+    assert SHELL.observe(done("a", "b"), [CommandResult(exit_code=0)]) == "$ a\n[no output]"
+    assert SHELL.observe(done(), []) == "[no command was run]"
+
+
+def printed(text: str, screen: str = "the screen", **more: Any) -> CommandResult:
+    return CommandResult(exit_code=None, stdout=text.encode(), screen=screen.encode(), **more)
+
+
+def test_keystrokes_are_answered_with_what_they_printed_together() -> None:
+    results = [printed("ls\nf\n$ "), printed("pwd\n/\n$ ")]
+    told = TERMINUS.observe(done("ls\n", "pwd\n"), results)
+    assert told == "New Terminal Output:\nls\nf\n$ pwd\n/\n$"
+
+
+def test_where_lines_cannot_tell_the_screen_is_shown() -> None:
+    results = [printed("vim f\n"), printed("", "~\n~\n-- INSERT --")]
+    told = TERMINUS.observe(done("vim f\n", "i"), results)
+    assert told == "Current Terminal Screen:\n~\n~\n-- INSERT --"
+    assert TERMINUS.observe(done(""), [printed("")]) == "Current Terminal Screen:\nthe screen"
+
+
+def test_a_wait_that_printed_nothing_hides_nothing() -> None:
+    told = TERMINUS.observe(done("ls\n", ""), [printed("ls\nf\n$ "), printed("")])
+    assert told == "New Terminal Output:\nls\nf\n$"
+
+
+def test_what_was_left_out_and_a_lost_shell_are_told() -> None:
+    told = TERMINUS.observe(done("exit\n"), [printed("exit", shell_lost=True, stdout_cut=7)])
+    assert told.splitlines()[2:] == [
+        "[7 bytes were left out of the middle]",
+        "[the shell ended; what is typed next goes to a fresh one]",
+    ]
+
+
+def test_long_output_of_a_terminal_is_cut_in_the_middle() -> None:
+    told = TERMINUS.observe(done("x"), [printed("a" * 9_000 + "b" * 9_000)])
+    assert told.startswith("New Terminal Output:\naaa") and told.endswith("bbb")
+    assert "[... 8000 bytes left out ...]" in told
 
 
 @given(st.binary(max_size=200).map(lambda data: data * 200))
@@ -398,7 +446,7 @@ def test_the_versions_of_protocols_differ() -> None:
 
 
 FITTING = {
-    "terminus-json": [answer("ls\n"), answer(done=True), answer(commands=[{"keystrokes": "a"}])],
+    "terminus-json": [answer("ls\n"), answer(done=True), answer("", "C-c")],
     "shell-block": [
         "```bash\nls\n```", "DONE", "I look.\n```bash\ncd /\n\nls -la\n```", "It works.\nDONE",
     ],

@@ -165,7 +165,7 @@ async def test_a_script_file_has_commands_for_all_and_for_single_tasks(tmp_path:
 
 BAD_SCRIPTS = [
     ("broken", "commands = [", "broken TOML"),
-    ("unknown key", "command = []", "unknown key command; expected commands or tasks"),
+    ("unknown key", "command = []", "unknown key command; expected answers or commands or tasks"),
     ("unknown key of a task", "[tasks.a]\ncmd = []", "unknown key tasks.'a'.cmd"),
     ("commands of a wrong type", "commands = 'ls'", "commands: expected a list of texts"),
     ("a command of a wrong type", "[tasks.a]\ncommands = [1]", "'a'.commands: expected a list"),

@@ -34,6 +34,8 @@ class AgentProtocol(Protocol):
     name: str
     version: str
     """Digest of its words and rules; part of the policy's version."""
+    terminal: bool
+    """Whether its commands are keystrokes for a terminal, not commands of the shell."""
 
     def opening(self, instruction: str) -> str:
         """The first user message."""

@@ -18,7 +18,40 @@ def observation(previous: Parsed, results: Sequence[CommandResult], reminder: st
     if previous.problems:
         said = _bullets("Your last answer could not be used:", previous.problems)
         return f"{said}\nNothing was run. {reminder}"
-    body = cut_middle(_body(previous.commands, results), LIMIT_BYTES)
+    return _with_warnings(previous, cut_middle(_body(previous.commands, results), LIMIT_BYTES))
+
+
+def screen_observation(previous: Parsed, results: Sequence[CommandResult], reminder: str) -> str:
+    """The same for keystrokes: what they printed together or, where that does not tell, the screen.
+
+    One text for all of them, as somebody before the terminal would have seen it.
+    """
+    if previous.problems:
+        return observation(previous, results, reminder)
+    return _with_warnings(previous, _terminal(previous.commands, results))
+
+
+def _terminal(commands: Sequence[Command], results: Sequence[CommandResult]) -> str:
+    if not results:
+        return "[nothing was typed]"
+    untold = any(
+        command.text and not result.stdout
+        for command, result in zip(commands, results, strict=False)
+    )
+    printed = _decode(b"".join(result.stdout for result in results)).strip()
+    if untold or not printed:
+        shown = cut_middle(_decode(results[-1].screen or b""), LIMIT_BYTES)
+        parts = [f"Current Terminal Screen:\n{shown}"]
+    else:
+        parts = [f"New Terminal Output:\n{cut_middle(printed, LIMIT_BYTES)}"]
+    if cut := sum(result.stdout_cut for result in results):
+        parts.append(f"[{cut} bytes were left out of the middle]")
+    if any(result.shell_lost for result in results):
+        parts.append("[the shell ended; what is typed next goes to a fresh one]")
+    return "\n".join(parts)
+
+
+def _with_warnings(previous: Parsed, body: str) -> str:
     if previous.warnings:
         return f"{_bullets('About your last answer:', previous.warnings)}\n\n{body}"
     return body

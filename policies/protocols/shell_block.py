@@ -55,6 +55,7 @@ class ShellBlock:
     """The `shell-block` protocol."""
 
     name = "shell-block"
+    terminal = False
 
     def __init__(self) -> None:
         self.version = version_of(name=self.name, opening=OPENING, rules=REVISION)

@@ -1,13 +1,14 @@
-"""Terminus-2's JSON answers, for a shell instead of a terminal.
+"""Terminus-2's JSON answers: keystrokes for a terminal.
 
 Rule: an answer is read as Terminus-2's parser reads it, and where that parser gives up on a slip
 with one reasonable meaning, the slip is mended with a warning. A command the text ends within is
-never run; those before it are. Keystrokes are commands of the persistent shell: no keys reach a
-running program, and a command returns when it ends, so `duration` is only an upper bound.
+never run; those before it are. Keystrokes are typed as they stand: without a line break at its end
+a line is not entered, and a text that is one key name (`C-c`, `Up`) is that key. `duration` is the
+longest wait, not a sleep: the terminal returns when it is idle.
 
 What differs from Terminus-2 on purpose: reasoning up to `</think>` is skipped, and reasoning that
 never ends is no answer; `analysis` and `plan` may be missing and the fields may have any order;
-completion is not asked for twice; waiting (empty keystrokes) is a `sleep`.
+completion is not asked for twice; the first message holds no screen, which is an empty prompt.
 """
 
 import math
@@ -18,33 +19,35 @@ import msgspec
 
 from headrace.policies.protocols.base import Parsed
 from headrace.policies.protocols.lenient_json import Reading, readings
-from headrace.policies.protocols.observation import observation
+from headrace.policies.protocols.observation import screen_observation
 from headrace.policies.protocols.reasoning import encodable, split_reasoning
 from headrace.policies.version import version_of
 from headrace.types import Command, CommandResult
 
-REVISION = 1
+REVISION = 2
 """Raised when the rules of reading or observing change."""
-RUN_DEFAULT_S = 30.0
-"""A duration up to this is covered by the run's own limit for a command."""
-LONGEST_S = 600.0
-LONGEST_WAIT_S = 60.0
+DEFAULT_S = 1.0
+LONGEST_S = 60.0
+LEAST_S = 0.1
+"""Enough for the keys to be taken up; for a duration of nothing, or less."""
 
 OPENING = """\
-You work in a Linux shell and solve the task below by running commands.
+You solve the task below in a Linux terminal (160x40): what you type goes to a login shell.
 Answer with one JSON object and nothing else:
 {{"analysis": "what you know so far", "plan": "what to do next", \
-"commands": [{{"keystrokes": "ls -la\\n"}}], "task_complete": false}}
-Each keystrokes is one shell command ending in \\n. The shell keeps its directory and variables.
-Nothing can be typed into a running program. A command that needs more than 30 seconds gets \
-"duration": its longest time in seconds.
+"commands": [{{"keystrokes": "ls -la\\n", "duration": 1.0}}], "task_complete": false}}
+Keystrokes are typed as they are: end a command with \\n. Keystrokes that are one key name are \
+that key: "C-c", "C-d", "Escape", "Up".
+"duration" is the longest wait in seconds, at most 60; it is over sooner when the command ends. \
+Empty keystrokes only wait.
 Set "task_complete" to true only when the task is solved and checked: it ends your work.
+The terminal shows an empty prompt.
 
 Task:
 {instruction}"""
 REMINDER = (
     'Answer with one JSON object: {"analysis": "...", "plan": "...", '
-    '"commands": [{"keystrokes": "...\\n"}], "task_complete": false}'
+    '"commands": [{"keystrokes": "...\\n", "duration": 1.0}], "task_complete": false}'
 )
 
 _FIELDS = ("analysis", "plan", "commands", "task_complete")
@@ -58,6 +61,7 @@ class TerminusJson:
     """The `terminus-json` protocol."""
 
     name = "terminus-json"
+    terminal = True
 
     def __init__(self) -> None:
         self.version = version_of(name=self.name, opening=OPENING, rules=REVISION)
@@ -84,13 +88,13 @@ class TerminusJson:
         return _parsed(reading.value, reading.cut, notes)
 
     def observe(self, previous: Parsed, results: Sequence[CommandResult]) -> str:
-        return observation(previous, results, REMINDER)
+        return screen_observation(previous, results, REMINDER)
 
     def schema(self) -> dict[str, Any] | None:
         command = {
             "type": "object",
             "properties": {"keystrokes": {"type": "string"}, "duration": {"type": "number"}},
-            "required": ["keystrokes"],
+            "required": ["keystrokes", "duration"],
             "additionalProperties": False,
         }
         return {
@@ -229,46 +233,34 @@ def _command(number: int, item: Any, last: bool, notes: _Notes) -> Command | Non
         if name not in ("keystrokes", "duration"):
             notes.warn(f"command {number}: unknown field {encodable(name)[:40]!r} was ignored")
     duration = _duration(number, item.get("duration"), notes)
-    return _shell_command(number, encodable(keystrokes), duration, last, notes)
+    return _typed(number, encodable(keystrokes), duration, last, notes)
 
 
-def _duration(number: int, value: Any, notes: _Notes) -> float | None:
+def _duration(number: int, value: Any, notes: _Notes) -> float:
     if value is None:
-        return None
+        notes.warn(f'command {number} has no "duration"; {DEFAULT_S:g} s was used')
+        return DEFAULT_S
     if isinstance(value, bool) or not isinstance(value, int | float):
         notes.warn(f'command {number}: "duration" should be a number of seconds')
-        return None
+        return DEFAULT_S
     if isinstance(value, float) and not math.isfinite(value):
         notes.warn(f'command {number}: "duration" should be finite')
-        return None
-    if value > LONGEST_S:
-        notes.warn(f'command {number}: "duration" is at most {LONGEST_S:.0f}')
-        return LONGEST_S
-    return max(0.0, float(value))
+        return DEFAULT_S
+    return min(max(LEAST_S, float(value)), LONGEST_S)
 
 
-def _shell_command(
-    number: int, keystrokes: str, duration: float | None, last: bool, notes: _Notes
+def _typed(
+    number: int, keystrokes: str, duration: float, last: bool, notes: _Notes
 ) -> Command | None:
     if "\0" in keystrokes:
-        notes.problem(f"command {number} has a NUL character; a shell cannot take it")
+        notes.problem(f'command {number} has a NUL character; the key for it is "C-Space"')
         return None
-    text = keystrokes.removesuffix("\n").removesuffix("\r")
-    if _is_key(text.strip()):
-        notes.warn(f"command {number}: key {text.strip()} needs a terminal; it was not sent")
-        return None
-    if not text.strip():
-        wait_s = min(duration or 0.0, LONGEST_WAIT_S)
-        return (
-            Command(text=f"sleep {wait_s:g}", timeout_s=_timeout_s(wait_s + 1)) if wait_s else None
-        )
-    if not last and not keystrokes.endswith("\n"):
-        notes.warn(f"command {number} has no \\n at its end; it was run as a command of its own")
-    return Command(text=text, timeout_s=_timeout_s(duration))
-
-
-def _timeout_s(duration: float | None) -> float | None:
-    return duration if duration is not None and duration > RUN_DEFAULT_S else None
+    bare = keystrokes.strip()
+    if bare != keystrokes and "-" in bare and _is_key(bare):
+        notes.warn(f"command {number}: {bare} was typed as text; a key is sent without \\n")
+    elif keystrokes and not last and not (keystrokes.endswith("\n") or _is_key(keystrokes)):
+        notes.warn(f"command {number} has no \\n at its end; the next was typed on the same line")
+    return Command(text=keystrokes, timeout_s=duration, keys=True)
 
 
 def _is_key(text: str) -> bool:
