@@ -1,21 +1,26 @@
 """Finding tasks: in a folder of task folders, one task folder, or a bundled pack.
 
-Rule: a folder that cannot be read is a `Problem` and stops none of the others; a folder without
-`task.toml` is no task and only counted; two tasks of one name are an error, because names address
-tasks. It blocks on the disk, so loops call it in a thread.
+Rule: the file that describes a task says its format. A folder that cannot be read is a `Problem`
+and stops none of the others; so is the second of two tasks of one name, because names address
+tasks; a folder without such a file is no task and only counted. Nothing is downloaded. It blocks
+on the disk, so loops call it in a thread.
 """
 
-import difflib
-from collections.abc import Sequence
-from fnmatch import fnmatchcase
+import os
+import re
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from headrace.errors import TaskError
-from headrace.tasks.harbor import CONFIG, read_harbor
+from headrace.tasks import harbor
+from headrace.tasks.harbor import printable, read_harbor
 from headrace.tasks.reading import Read
+from headrace.tasks.selection import Named, Selection
 from headrace.types import Record, Task
 
 PACKS = Path(__file__).resolve().parent / "packs"
+_DATASET = re.compile(r"(?:[\w.-]+/)?[\w.-]+(?:@|==)[\w.-]+")
+_SHOWN = 5
 
 
 class Problem(Record, frozen=True, kw_only=True):
@@ -35,6 +40,8 @@ class Catalog(Record, frozen=True, kw_only=True):
     """By task name: what was odd but could be read."""
     skipped: int = 0
     """Folders that are no tasks."""
+    notes: tuple[str, ...] = ()
+    """How the source was understood, where that is not plain."""
 
 
 def load(
@@ -42,30 +49,54 @@ def load(
     include: Sequence[str] = (),
     exclude: Sequence[str] = (),
     limit: int | None = None,
+    environ: Mapping[str, str] | None = None,
 ) -> Catalog:
     """The tasks of `source` after the filters. `TaskError` when there is none to find."""
     root = locate(source)
-    folders, skipped = _folders(root)
-    found: list[Read] = []
+    folders, skipped, notes = _folders(root)
+    found: dict[str, Read] = {}
     problems: list[Problem] = []
     for folder in folders:
         try:
-            found.append(read_harbor(folder))
+            one = read_any(folder, environ)
+            if one.task.name in found:
+                raise TaskError(_same_name(folder, one.task.name, found[one.task.name].task.path))
+            found[one.task.name] = one
         except TaskError as e:
-            problems.append(Problem(path=str(folder), message=str(e)))
-    if not found and not problems:
-        raise TaskError(_nothing_in(root, skipped))
-    _refuse_duplicates(found)
-    _refuse_idle_patterns(include, found, problems)
-    chosen = [one for one in found if _matches(one.task.name, include, exclude)]
-    chosen.sort(key=lambda one: one.task.name)
-    chosen = chosen[:limit]
+            problems.append(Problem(path=printable(folder), message=str(e)))
+    tasks = {name: Named(name=name, path=one.task.path) for name, one in found.items()}
+    broken = [(p, Named(name=Path(p.path).name, path=p.path)) for p in problems]
+    selection = Selection([*tasks.values(), *(named for _, named in broken)], include, exclude)
+    selection.refuse_idle()
+    chosen = [found[name] for name in sorted(found) if selection.takes(tasks[name])][:limit]
     return Catalog(
         tasks=tuple(one.task for one in chosen),
-        problems=tuple(p for p in problems if _matches(Path(p.path).name, include, exclude)),
+        problems=tuple(problem for problem, named in broken if selection.takes(named)),
         warnings={one.task.name: one.warnings for one in chosen if one.warnings},
         skipped=skipped,
+        notes=notes,
     )
+
+
+def read_any(folder: str | Path, environ: Mapping[str, str] | None = None) -> Read:
+    """The task in `folder`, by the reader of its format. `TaskError` says what is wrong."""
+    for config, reader in READERS.items():
+        if os.path.lexists(os.path.join(folder, config)):
+            return reader(folder, environ)
+    raise TaskError(f"{printable(folder)}: expected one of {_files()}, found none")
+
+
+def _read_terminal_bench_1(folder: str | Path, environ: Mapping[str, str] | None) -> Read:
+    from headrace.tasks.terminal_bench_1 import read_terminal_bench_1  # most sets need only Harbor
+
+    return read_terminal_bench_1(folder, environ)
+
+
+READERS: dict[str, Callable[[str | Path, Mapping[str, str] | None], Read]] = {
+    harbor.CONFIG: read_harbor,
+    "task.yaml": _read_terminal_bench_1,
+}
+"""By the file that makes a folder a task of that format; the first that is there counts."""
 
 
 def locate(source: str) -> Path:
@@ -73,13 +104,22 @@ def locate(source: str) -> Path:
     if source in packs():
         return PACKS / source
     path = Path(source).expanduser()
-    if path.is_dir():
-        return path.resolve()
+    try:
+        if path.is_dir():
+            return path.resolve()
+        found = "a file" if path.exists() else "nothing"
+    except (OSError, ValueError) as e:
+        raise TaskError(f"{printable(source)}: cannot be a path: {e}") from None
     known = ", ".join(packs()) or "none"
-    found = "a file" if path.exists() else "nothing"
+    hint = ""
+    if _DATASET.fullmatch(source):
+        hint = (
+            "; this looks like the name of a dataset, and none is downloaded: clone its repository "
+            "and give the path of the clone"
+        )
     raise TaskError(
-        f"{source}: expected a folder of tasks, a task folder or a bundled pack ({known}), "
-        f"found {found}"
+        f"{printable(source)}: expected a folder of tasks, a task folder or a bundled pack "
+        f"({known}), found {found}{hint}"
     )
 
 
@@ -90,52 +130,53 @@ def packs() -> list[str]:
     return sorted(path.name for path in PACKS.iterdir() if path.is_dir() and path.name[0].isalnum())
 
 
-def _folders(root: Path) -> tuple[list[Path], int]:
-    if (root / CONFIG).exists():
-        return [root], 0
+def _folders(root: Path) -> tuple[list[Path], int, tuple[str, ...]]:
+    """The task folders of `root`, how many others there are, and where they were found."""
+    if _is_task(root):
+        return [root], 0, ()
+    children = _children(root)
+    tasks = [path for path in children if _is_task(path)]
+    if tasks:
+        return tasks, len(children) - len(tasks), ()
+    deeper = {path: [child for child in _children(path) if _is_task(child)] for path in children}
+    holders = [path for path, below in deeper.items() if below]
+    if len(holders) != 1:
+        raise TaskError(_nothing_in(root, children, holders))
+    holder = holders[0]
+    note = f"{root} holds no tasks itself; those of its folder {holder.name}/ are taken"
+    return deeper[holder], len(_children(holder)) - len(deeper[holder]), (printable(note),)
+
+
+def _is_task(folder: Path) -> bool:
+    return any(os.path.lexists(os.path.join(folder, config)) for config in READERS)
+
+
+def _children(folder: Path) -> list[Path]:
+    """Folders below, without hidden ones; none where they may not be listed."""
     try:
-        children = sorted(path for path in root.iterdir() if path.name[0] != "." and path.is_dir())
+        with os.scandir(folder) as found:
+            names = sorted(e.name for e in found if e.name[0] != "." and e.is_dir())
+    except PermissionError:
+        return []
     except OSError as e:
-        raise TaskError(f"{root}: {e.strerror}") from None
-    tasks = [path for path in children if (path / CONFIG).exists()]
-    return tasks, len(children) - len(tasks)
+        raise TaskError(f"{printable(folder)}: {e.strerror}") from None
+    return [folder / name for name in names]
 
 
-def _nothing_in(root: Path, skipped: int) -> str:
-    message = f"{root}: expected {CONFIG} here or in its folders, found none"
-    if skipped:
-        message += f" in {skipped} folders"
-    if (root / "task.yaml").exists() or any(root.glob("*/task.yaml")):
-        message += "; task.yaml is the Terminal-Bench 1 format, which cannot be read yet"
-    return message
+def _nothing_in(root: Path, children: Sequence[Path], holders: Sequence[Path]) -> str:
+    if holders:
+        names = ", ".join(f"{path.name}/" for path in holders[:_SHOWN])
+        more = f" and {len(holders) - _SHOWN} more" if len(holders) > _SHOWN else ""
+        return printable(
+            f"{root}: no tasks here, but in {names}{more}: give the path of one of these folders"
+        )
+    message = f"{root}: expected {_files()} here or in its folders, found none"
+    return printable(message + (f" in {len(children)} folders" if children else ""))
 
 
-def _refuse_duplicates(found: Sequence[Read]) -> None:
-    paths: dict[str, str] = {}
-    for one in found:
-        other = paths.setdefault(one.task.name, one.task.path)
-        if other != one.task.path:
-            raise TaskError(
-                f"two tasks are called {one.task.name!r}: {other} and {one.task.path}; "
-                "rename one in its task.toml"
-            )
+def _files() -> str:
+    return " or ".join(READERS)
 
 
-def _refuse_idle_patterns(
-    include: Sequence[str], found: Sequence[Read], problems: Sequence[Problem]
-) -> None:
-    names = [one.task.name for one in found] + [Path(p.path).name for p in problems]
-    for pattern in include:
-        if not any(_matches(name, (pattern,), ()) for name in names):
-            near = difflib.get_close_matches(pattern, [n.rpartition("/")[2] for n in names], n=1)
-            hint = f"; did you mean {near[0]!r}?" if near else ""
-            raise TaskError(f"include {pattern!r} matches none of {len(names)} tasks{hint}")
-
-
-def _matches(name: str, include: Sequence[str], exclude: Sequence[str]) -> bool:
-    forms = {name, name.rpartition("/")[2]}  # with and without the organisation
-
-    def any_of(patterns: Sequence[str]) -> bool:
-        return any(fnmatchcase(form, pattern) for pattern in patterns for form in forms)
-
-    return (not include or any_of(include)) and not any_of(exclude)
+def _same_name(folder: Path, name: str, other: str) -> str:
+    return printable(f"{folder}: {other} is called {name!r} too; rename one of the two tasks")

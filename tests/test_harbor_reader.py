@@ -1,7 +1,6 @@
 """Real task folders, read: what is accepted, what is warned of, what is refused and how."""
 
 import os
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -10,8 +9,6 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from headrace.errors import TaskError
-from headrace.tasks import catalog
-from headrace.tasks.check import check
 from headrace.tasks.copy_sources import missing_sources
 from headrace.tasks.harbor import read_harbor, read_task, strip_canary
 from headrace.types import Artifact
@@ -401,142 +398,3 @@ def test_no_task_toml_makes_the_reader_crash(tmp_path: Path, toml: str) -> None:
 def test_no_dockerfile_makes_the_lookup_crash(tmp_path: Path, text: str) -> None:
     missing_sources(text, tmp_path)
     missing_sources(f"COPY {text} /x", tmp_path)
-
-
-# --- catalogues -----------------------------------------------------------------------------
-
-
-def several(root: Path, *names: str) -> Path:
-    for name in names:
-        make(root / name, f'[task]\nname = "org/{name}"\n')
-    return root
-
-
-def test_a_broken_folder_stops_none_of_the_others(tmp_path: Path) -> None:
-    root = several(tmp_path, "b", "a", "broken")
-    (root / "broken" / "task.toml").write_text("=")
-    (root / "notes").mkdir()
-    (root / ".cache").mkdir()
-    found = catalog.load(str(root))
-    assert [task.name for task in found.tasks] == ["org/a", "org/b"]
-    assert [Path(p.path).name for p in found.problems] == ["broken"]
-    assert "broken TOML" in found.problems[0].message
-    assert found.skipped == 1
-
-
-def test_one_task_folder_is_a_catalogue_of_one(tmp_path: Path) -> None:
-    assert [t.name for t in catalog.load(str(make(tmp_path / "t"))).tasks] == ["org/hello"]
-
-
-@pytest.mark.parametrize(
-    ("include", "exclude", "limit", "names"),
-    [
-        ((), (), None, ["a1", "a2", "b1"]),
-        (("a*",), (), None, ["a1", "a2"]),
-        (("org/a*",), ("*2",), None, ["a1"]),
-        ((), ("a?",), None, ["b1"]),
-        ((), (), 2, ["a1", "a2"]),
-    ],
-)
-def test_filters_take_names_with_or_without_organisation(
-    tmp_path: Path,
-    include: tuple[str, ...],
-    exclude: tuple[str, ...],
-    limit: int | None,
-    names: list[str],
-) -> None:
-    found = catalog.load(str(several(tmp_path, "b1", "a2", "a1")), include, exclude, limit)
-    assert [task.name.removeprefix("org/") for task in found.tasks] == names
-
-
-def test_a_pattern_that_matches_nothing_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(TaskError, match="matches none of 1 tasks; did you mean 'hello'"):
-        catalog.load(str(several(tmp_path, "hello")), include=("helo",))
-
-
-def test_two_tasks_of_one_name_are_refused(tmp_path: Path) -> None:
-    make(tmp_path / "a")
-    make(tmp_path / "b")
-    with pytest.raises(TaskError, match="two tasks are called 'org/hello'"):
-        catalog.load(str(tmp_path))
-
-
-def test_a_source_that_is_nothing_lists_the_packs() -> None:
-    with pytest.raises(TaskError, match=r"bundled pack \(first-steps\), found nothing"):
-        catalog.load("no-such-pack")
-
-
-def test_a_folder_without_tasks_says_what_was_expected(tmp_path: Path) -> None:
-    (tmp_path / "x").mkdir()
-    with pytest.raises(TaskError, match=r"expected task\.toml here or in its folders"):
-        catalog.load(str(tmp_path))
-    (tmp_path / "x" / "task.yaml").write_text("")
-    with pytest.raises(TaskError, match="Terminal-Bench 1"):
-        catalog.load(str(tmp_path))
-
-
-def test_the_bundled_pack_is_found_by_name_and_read_without_a_word() -> None:
-    found = catalog.load("first-steps")
-    assert found.tasks
-    assert (found.problems, found.warnings, found.skipped) == ((), {}, 0)
-
-
-def test_six_hundred_folders_are_read_in_two_seconds(tmp_path: Path) -> None:
-    for number in range(602):
-        make(
-            tmp_path / f"t{number}",
-            FULL.replace("org/full", f"org/t{number}").replace("WHO", "HOME"),
-        )
-    begun = time.process_time()
-    assert len(catalog.load(str(tmp_path)).tasks) == 602
-    assert time.process_time() - begun < 2.0
-
-
-# --- findings -------------------------------------------------------------------------------
-
-
-def codes(root: Path) -> list[str]:
-    return [finding.code for finding in check(read_task(root, {}))]
-
-
-def test_a_sound_task_has_no_findings(tmp_path: Path) -> None:
-    assert codes(make(tmp_path / "t", "[agent]\ntimeout_sec = 60\n")) == []
-
-
-def test_what_may_trouble_a_task_is_found(tmp_path: Path) -> None:
-    root = make(
-        tmp_path / "t",
-        '[environment]\nstorage_mb = 1\ndocker_image = "x"\n',
-        dockerfile="FROM x\nUSER me\n",
-        solution=None,
-        test="echo hi\r\ncurl -LsSf https://astral.sh/uv/install.sh | sh\n",
-    )
-    assert codes(root) == [
-        "no_solution",
-        "no_shebang",
-        "crlf",
-        "uses_network",
-        "no_reward",
-        "image_and_dockerfile",
-        "image_user",
-        "no_agent_timeout",
-    ]
-
-
-@pytest.mark.parametrize(
-    ("line", "fetches"),
-    [
-        ("apt-get update", True),
-        ("uvx -p 3.13 -w pytest==8.4.1 pytest", True),
-        ("pip install --quiet pytest", True),
-        ("git clone https://example.org/x", True),
-        ("# pip install x", False),
-        ("git add .", False),
-        ("git log --oneline", False),
-        ("curl -s http://127.0.0.1:8080/", False),
-        ("echo install it", False),
-    ],
-)
-def test_fetching_is_told_from_its_look(tmp_path: Path, line: str, fetches: bool) -> None:
-    root = make(tmp_path / "t", test=f"#!/bin/sh\n{line}\necho 1 > /logs/verifier/reward.txt\n")
-    assert ("uses_network" in codes(root)) is fetches

@@ -6,6 +6,7 @@ import typer
 
 if TYPE_CHECKING:
     from headrace.tasks.catalog import Catalog
+    from headrace.types import Task
 
 app = typer.Typer(no_args_is_help=True, help="Look at tasks without running them.")
 
@@ -20,19 +21,30 @@ UNREADABLE = 2
 
 @app.command("list")
 def list_tasks(source: Source = "first-steps") -> None:
-    """List the tasks: name, category, difficulty, and what their world is made from."""
+    """List the tasks: name, category, difficulty, what they are made from, how they are graded."""
     from rich.table import Table
 
     from headrace.cli.shows import result_console
     from headrace.tasks.catalog import load
+    from headrace.tasks.describe import describe
 
     catalog = load(source)
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for column in ("task", "category", "difficulty", "made from"):
-        table.add_column(column, overflow="fold")
+    columns = ("task", "category", "difficulty", "made from", "verifier", "network", "steps",
+               "format")  # fmt: skip
+    rows = []
     for task in catalog.tasks:
-        world = "Dockerfile" if task.environment.dockerfile else "image"
-        table.add_row(task.name, task.category or "-", task.difficulty or "-", world)
+        said = describe(task)
+        rows.append(
+            (task.name, task.category or "-", task.difficulty or "-", said.world, said.verifier,
+             said.network, str(said.steps or "-"), said.format)
+        )  # fmt: skip
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    usual = {"steps": "-", "format": "harbor"}  # a column that says nothing else is left out
+    shown = [i for i, name in enumerate(columns) if {r[i] for r in rows} != {usual.get(name)}]
+    for i in shown:
+        table.add_column(columns[i], overflow="fold")
+    for row in rows:
+        table.add_row(*(row[i] for i in shown))
     result_console().print(table)
     _tell(catalog)
 
@@ -50,7 +62,7 @@ def check_tasks(source: Source) -> None:
         lines = [f"  {f.code}: {f.message}" for f in findings]
         lines += [f"  warning: {warning}" for warning in catalog.warnings.get(task.name, ())]
         odd += bool(lines)
-        typer.echo(f"{task.name}: {'read' if lines else 'nothing to say'}")
+        typer.echo(f"{task.name}: {_in_words(task)}{'' if lines else '; nothing to say'}")
         for line in lines:
             typer.echo(line)
     total = len(catalog.tasks) + len(catalog.problems)
@@ -62,9 +74,29 @@ def check_tasks(source: Source) -> None:
     _tell(catalog)
 
 
+def _in_words(task: "Task") -> str:
+    """One line about a task: format, world, steps, verifier, network, needs."""
+    from headrace.tasks.describe import describe
+
+    said = describe(task)
+    parts = [said.format, said.world]
+    if task.environment.compose is not None:
+        parts[-1] = f"services {', '.join(task.environment.compose.services)}"
+    if said.steps:
+        parts.append(f"{said.steps} steps")
+    parts += [f"verifier {said.verifier}", f"network {said.network}"]
+    if said.needs:
+        parts.append(f"needs {', '.join(said.needs)}")
+    return "; ".join(parts)
+
+
 def _tell(catalog: "Catalog") -> None:
+    for note in catalog.notes:
+        typer.echo(f"note: {note}", err=True)
     if catalog.skipped:
-        typer.echo(f"{catalog.skipped} folders without task.toml are passed over", err=True)
+        typer.echo(
+            f"{catalog.skipped} folders without task.toml or task.yaml are passed over", err=True
+        )
     for problem in catalog.problems:
         typer.echo(f"Error: {problem.message}", err=True)
     if catalog.problems:
