@@ -31,6 +31,7 @@ TRANSFER_TIMEOUT_S = 300.0
 SHOWN_CHARS = 300
 ALWAYS = Artifact(source="/logs/artifacts")
 MAIN = "main"
+_STATUS = "headrace-tar "
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 
 _LOOK = """\
@@ -52,6 +53,8 @@ class Claim(Record, frozen=True, kw_only=True):
     destination: str
     taken_by: str | None = None
     """The source of an earlier entry that has the place already."""
+    part_of: str | None = None
+    """The source of an earlier entry that brings this one along."""
 
 
 def claims(artifacts: Sequence[Artifact], step: str = "") -> list[Claim]:
@@ -62,15 +65,26 @@ def claims(artifacts: Sequence[Artifact], step: str = "") -> list[Claim]:
     for artifact in dict.fromkeys(entries):
         place = _relative(artifact.destination or artifact.source)
         destination = posixpath.join("steps", step, place) if step else place
+        claim = Claim(artifact=artifact, destination=destination)
         prior = next((c for c in out if _overlap(c.destination, destination)), None)
-        out.append(
-            Claim(
-                artifact=artifact,
-                destination=destination,
-                taken_by=None if prior is None else prior.artifact.source,
-            )
-        )
+        if prior is not None:
+            part = _covers(prior, claim)
+            which = "part_of" if part else "taken_by"
+            claim = msgspec.structs.replace(claim, **{which: prior.artifact.source})
+        out.append(claim)
     return out
+
+
+def _covers(prior: Claim, claim: Claim) -> bool:
+    """Whether `prior` brings what `claim` asks for, to the same place."""
+    one, other = prior.artifact, claim.artifact
+    rest = other.source.removeprefix(one.source.rstrip("/"))
+    return (
+        one.service == other.service
+        and not one.exclude
+        and other.source.startswith(f"{one.source.rstrip('/')}/")
+        and claim.destination == posixpath.normpath(prior.destination + rest)
+    )
 
 
 def _is_always(artifact: Artifact) -> bool:
@@ -138,6 +152,8 @@ class Keeper:
     ) -> Collected:
         if kind == "-":
             return _entry(claim, "missing")
+        if claim.part_of is not None:
+            return _entry(claim, "ok", f"part of {claim.part_of}")
         if claim.taken_by is not None:
             return _entry(claim, "failed", f"its place is taken by {claim.taken_by}")
         if kind not in "df":
@@ -244,23 +260,23 @@ async def _fetch(
     source = artifact.source
     exclude = " ".join(f"--exclude={shlex.quote(pattern)}" for pattern in artifact.exclude)
     if kind == "d":
-        command = f"tar -c -f - {exclude} -C {shlex.quote(source)} ."
+        pack = f"tar -c -f - {exclude} -C {shlex.quote(source)} ."
     else:
         folder, name = posixpath.split(source.rstrip("/"))
         at = f"-C {shlex.quote(folder)} " if folder else ""
-        command = f"tar -c -h -f - {exclude} {at}{shlex.quote(f'./{name}')}"
+        pack = f"tar -c -h -f - {exclude} {at}{shlex.quote(f'./{name}')}"
     room = max_bytes + max_bytes // 8 + (1 << 20)  # headers and padding
-    result = await sandbox.exec(
-        command,
+    result = await sandbox.exec(  # a sparse file may be more than its size: no more than `room`
+        f'{{ {pack}; echo "{_STATUS}$?" >&2; }} | head -c {room}',
         timeout_s=TRANSFER_TIMEOUT_S,
         workdir=view.environment.workdir,
         max_output_bytes=room,
     )
     if result.timed_out:
         return f"no end within {TRANSFER_TIMEOUT_S:g} s"
-    if result.stdout_cut:
+    if len(result.stdout) + result.stdout_cut >= room:
         return f"more than {max_bytes >> 20} MB"
-    if result.exit_code not in (0, 1):  # 1: a file changed while it was read
-        said = result.stderr.decode("utf-8", "replace").strip()[-SHOWN_CHARS:]
-        return said or f"tar: exit code {result.exit_code}"
+    said, _, status = result.stderr.decode("utf-8", "replace").rpartition(_STATUS)
+    if status.strip() not in ("0", "1"):  # 1: a file changed while it was read
+        return said.strip()[-SHOWN_CHARS:] or f"tar: exit code {status.strip() or 'unknown'}"
     return result.stdout

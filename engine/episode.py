@@ -148,12 +148,11 @@ class Attempt:
         task = self._planned.task
         for index, view in enumerate(views_of(task)):
             step = task.steps[index] if task.steps else None
-            if index > 0:
-                stages.again()
-                self.stage = "act"
+            self.stage = "act"
+            if index > 0:  # prepared in the verify slot: only then may the agent go on
                 if not await self._go_on(world, index):
                     break
-            self.stage = "act"
+                stages.again()
             await self._act(world, view, index, stages)
             await stages.acted()
             self.stage = "verify"

@@ -62,7 +62,7 @@ async def _bring(entry: Collected, path: Path, sandbox: Sandbox, view: Task) -> 
     """Put one artifact where it was; what the image has there is replaced."""
     assert view.verifier.environment is not None
     is_folder = await in_thread(path.is_dir)
-    data = await in_thread(pack, path) if is_folder else await in_thread(_pack_file, path, entry)
+    data = await in_thread(_pack_folder if is_folder else _pack_file, path, entry)
     target = entry.source if is_folder else posixpath.dirname(entry.source) or "."
     where = shlex.quote(target)
     empty = (
@@ -77,6 +77,10 @@ async def _bring(entry: Collected, path: Path, sandbox: Sandbox, view: Task) -> 
     if result.exit_code != 0:
         said = result.stderr[-500:].decode("utf-8", "replace").strip()
         raise SandboxError(f"artifact {entry.source} could not be brought: {said or 'timed out'}")
+
+
+def _pack_folder(path: Path, entry: Collected) -> bytes:
+    return pack(path, ignoring=False)  # an agent's own `.harborignore` hides nothing
 
 
 def _pack_file(path: Path, entry: Collected) -> bytes:

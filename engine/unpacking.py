@@ -38,7 +38,9 @@ class Unpacked(Record, frozen=True, kw_only=True):
         return f"left out: {names}" + (f" and {more} more" if more > 0 else "")
 
 
-def unpack_below(data: bytes, target: Path, *, max_bytes: int) -> Unpacked:
+def unpack_below(
+    data: bytes, target: Path, *, max_bytes: int, max_entries: int = MAX_ENTRIES
+) -> Unpacked:
     """Write the archive `data` below `target`, a folder of its own. Blocking.
 
     Raises `tarfile.TarError` for what is no archive, `TooMuch`, and `OSError`.
@@ -47,8 +49,8 @@ def unpack_below(data: bytes, target: Path, *, max_bytes: int) -> Unpacked:
     target.mkdir(parents=True, exist_ok=True)
     with tarfile.open(fileobj=io.BytesIO(data), mode="r:", errors="surrogateescape") as tar:
         for entries, member in enumerate(tar):
-            if entries >= MAX_ENTRIES:
-                raise TooMuch(f"more than {MAX_ENTRIES} files")
+            if entries >= max_entries:
+                raise TooMuch(f"more than {max_entries} files")
             writer.take(tar, member)
     writer.link()
     return Unpacked(files=writer.files, refused=tuple(writer.refused))

@@ -27,12 +27,12 @@ class ArchiveError(SandboxError):
     retry = False
 
 
-def pack(directory: str | Path, *, prefix: str = "") -> bytes:
+def pack(directory: str | Path, *, prefix: str = "", ignoring: bool = True) -> bytes:
     """A tar of everything in a host folder: sorted, owner 0, times 0, dotfiles included.
 
     Of a single file: that file, under its own name. A symbolic link is kept as a link if it stays
     in the folder, else `ArchiveError`. So is a socket, a FIFO or a device, and what cannot be
-    read. What a `.harborignore` names is left out.
+    read. What a `.harborignore` names is left out, unless `ignoring` is False.
     """
     root = Path(directory)
     alone = root.is_file()
@@ -45,7 +45,7 @@ def pack(directory: str | Path, *, prefix: str = "") -> bytes:
     ):
         if alone:
             _add_file(tar, root, posixpath.join(prefix, root.name))
-        for path in () if alone else _walk(root):
+        for path in () if alone else _walk(root, ignoring=ignoring):
             _add(tar, root, path, prefix)
     return out.getvalue()
 
@@ -100,11 +100,14 @@ async def download(sandbox: Sandbox, path: str, *, max_bytes: int = 256 << 20) -
     return await in_thread(unpack, result.stdout)
 
 
-def _walk(root: Path) -> list[Path]:
+def _walk(root: Path, *, ignoring: bool) -> list[Path]:
     found: list[Path] = []
     ignore = HarborIgnore(root)
     for folder, names, files in os.walk(root):
         here = Path(folder)
+        if not ignoring:
+            found += [here / name for name in (*names, *files)]
+            continue
         names[:] = [name for name in names if not _ignored(ignore, root, here / name)]
         found += [here / name for name in names]
         found += [here / name for name in files if not _ignored(ignore, root, here / name)]

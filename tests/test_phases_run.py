@@ -1,4 +1,4 @@
-"""Every phase of a task on real sandboxes: steps, users, health checks, artifacts, two sandboxes."""
+"""Every phase of a task on real sandboxes: steps, users, health, artifacts, two sandboxes."""
 
 import json
 from pathlib import Path
