@@ -21,6 +21,7 @@ from headrace.verifiers.harbor import HarborVerifier
 
 BASE = "headrace/base:bookworm"
 REWARD = "/logs/verifier/reward"
+LOG = "/logs/verifier/test-stdout.txt"
 
 
 @pytest.fixture
@@ -210,6 +211,134 @@ async def test_a_background_process_of_the_tests_does_not_hold_the_verdict(
     verdict = await graded(sandbox, tmp_path, script)
     assert verdict.reward == 1.0
     assert verdict.duration_s < 20
+
+
+async def test_windows_line_ends_do_not_stop_the_tests_and_are_told(
+    sandbox: Sandbox, tmp_path: Path
+) -> None:
+    script = f"#!/bin/bash\r\nif true; then\r\n  echo 1 > {REWARD}.txt\r\nfi\r\necho said\r\n"
+    folder = tmp_path / "tests"
+    folder.mkdir()
+    (folder / "test.sh").write_bytes(script.encode())
+    made = task(tmp_path / "other", bash("true"))
+    recipe = msgspec.structs.replace(made.verifier, tests=(str(folder),))
+    verdict = await HarborVerifier().verify(msgspec.structs.replace(made, verifier=recipe), sandbox)
+    assert verdict.reward == 1.0
+    assert verdict.log_tail == (
+        "headrace: test.sh has Windows line ends; it was run without them\nsaid\n"
+    )
+
+
+async def test_output_that_is_no_text_is_kept_as_far_as_it_is(
+    sandbox: Sandbox, tmp_path: Path
+) -> None:
+    verdict = await graded(
+        sandbox, tmp_path, bash(f"printf 'caf\\351 \\0 end\\n'; echo 1 > {REWARD}.txt")
+    )
+    assert (verdict.reward, verdict.log_tail) == (1.0, "caf\ufffd \0 end\n")
+
+
+async def test_tests_that_print_without_end_fill_neither_the_sandbox_nor_our_memory(
+    sandbox: Sandbox, tmp_path: Path
+) -> None:
+    verdict = await graded(sandbox, tmp_path, bash("yes"), timeout_s=3.0)
+    assert verdict.reason is not None and verdict.reason.startswith("verifier_timeout")
+    assert len(verdict.log_tail) <= 4000
+    size = await sandbox.exec(f"wc -c < {LOG}", timeout_s=10)
+    assert int(size.stdout) <= 66 << 20
+
+
+async def test_of_long_output_the_start_and_the_end_are_kept(
+    sandbox: Sandbox, tmp_path: Path
+) -> None:
+    script = f"echo begun; yes | head -c 150000000; echo ended; echo 1 > {REWARD}.txt"
+    verdict = await graded(sandbox, tmp_path, bash(script))
+    assert verdict.reward == 1.0
+    assert verdict.log_tail.endswith("y\nended\n")
+    seen = await sandbox.exec(f"head -n 1 {LOG}; wc -c < {LOG}", timeout_s=10)
+    begun, size = seen.stdout.split()
+    assert begun == b"begun"
+    assert int(size) <= 66 << 20
+
+
+async def test_the_verdict_is_found_when_the_tests_kill_what_started_them(
+    sandbox: Sandbox, tmp_path: Path
+) -> None:
+    script = bash(f"echo said; echo 0.5 > {REWARD}.txt; kill -9 $PPID; sleep 1")
+    verdict = await graded(sandbox, tmp_path, script)
+    assert (verdict.reward, verdict.log_tail) == (0.5, "said\n")
+
+
+async def test_later_folders_of_tests_lie_over_earlier_ones(
+    sandbox: Sandbox, tmp_path: Path
+) -> None:
+    shared = tmp_path / "shared"
+    shared.mkdir()
+    (shared / "grade.sh").write_text(f"echo $1 > {REWARD}.txt\n")
+    (shared / "test.sh").write_text("exit 1\n")
+    script = bash(". /tests/grade.sh 0.5")
+    tests = (str(shared), str(tmp_path / "tests"))
+    assert (await graded(sandbox, tmp_path, script, tests=tests)).reward == 0.5
+
+
+async def test_tests_that_the_image_holds_are_run_where_they_are(
+    sandbox: Sandbox, tmp_path: Path
+) -> None:
+    script = f"#!/bin/bash\ncat /tests/mine > {REWARD}.txt\n"
+    await sandbox.write("/tests/test.sh", script.encode())
+    await sandbox.write("/tests/mine", b"0.5")
+    assert (await graded(sandbox, tmp_path, "", tests=())).reward == 0.5
+
+
+async def test_an_image_that_should_hold_the_tests_and_does_not_is_a_fault(
+    sandbox: Sandbox, tmp_path: Path
+) -> None:
+    verdict = await graded(sandbox, tmp_path, "", tests=())
+    assert verdict.fault is VerdictFault.VERIFIER
+    assert verdict.reason is not None and "test.sh" in verdict.reason
+
+
+# --- who runs the tests ---------------------------------------------------------------------
+
+AS_USER = (
+    f'echo "$(id -un) $HOME"; touch /tests/mine /logs/verifier/mine && cat /tests/secret'
+    f" && echo 1 > {REWARD}.txt"
+)
+
+
+async def test_the_tests_run_as_the_user_the_task_names_and_may_write_where_they_must(
+    sandbox: Sandbox, tmp_path: Path
+) -> None:
+    await sandbox.exec("mkdir -p /logs/verifier; chmod 700 /logs /logs/verifier", timeout_s=10)
+    (tmp_path / "tests").mkdir()
+    (tmp_path / "tests" / "secret").write_text("read\n")
+    verdict = await graded(sandbox, tmp_path, bash(AS_USER), user="nobody")
+    assert verdict.log_tail == "nobody /nonexistent\nread\n"
+    assert verdict.reward == 1.0
+
+
+@pytest.mark.timeout(120)
+async def test_the_tests_run_as_the_images_user_where_the_task_names_none(
+    provider: str, tmp_path: Path
+) -> None:
+    (tmp_path / "Dockerfile").write_text(f"FROM {BASE}\nRUN useradd -m maker\nUSER maker\n")
+    recipe = EnvironmentRecipe(dockerfile=f"{tmp_path}/Dockerfile", context=str(tmp_path))
+    chosen = await choose(SandboxConfig.model_validate({"provider": provider}))
+    (tmp_path / "tests").mkdir()
+    (tmp_path / "tests" / "secret").write_text("read\n")
+    async with chosen:
+        image = await chosen.provider.prepare(recipe)
+        async with chosen.provider.open(SandboxSpec(image=image, episode="user")) as sandbox:
+            verdict = await graded(sandbox, tmp_path, bash(AS_USER))
+            root = await graded(sandbox, tmp_path, bash(AS_USER), user="root")
+    assert verdict.log_tail == "maker /home/maker\nread\n"
+    assert root.log_tail.startswith("root ")
+    assert (verdict.reward, root.reward) == (1.0, 1.0)
+
+
+async def test_a_reward_that_only_root_can_read_is_read(sandbox: Sandbox, tmp_path: Path) -> None:
+    script = bash(f"echo 0.5 > {REWARD}.txt; chmod 000 {REWARD}.txt")
+    assert (await graded(sandbox, tmp_path, script, user="nobody")).reward == 0.5
 
 
 # --- outcomes -------------------------------------------------------------------------------
