@@ -16,6 +16,7 @@ from headrace.engine.evaluation_report import Provenance, Report, notices
 from headrace.engine.plots import curve
 from headrace.engine.readable import visible
 
+DIFFICULTIES = ("trivial", "easy", "medium", "hard", "very hard", "extreme")
 TASKS_SHOWN = 1000
 RATES_SHOWN = 12
 """Rows of the table of pass@k; beyond that the powers of two and the last."""
@@ -49,8 +50,12 @@ def template(name: str) -> jinja2.Template:
 
 def title(p: Provenance) -> str:
     """What was run, in one line."""
-    who = f"{p.policy} ({p.model})" if p.model else p.policy
-    return visible(f"{who} on {p.tasks_source}")
+    return visible(f"{who(p)} on {p.tasks_source}")
+
+
+def who(p: Provenance) -> str:
+    """The policy, and its model if it has one."""
+    return f"{p.policy} ({p.model})" if p.model else p.policy
 
 
 def facts(p: Provenance) -> Iterator[tuple[str, str]]:
@@ -100,12 +105,16 @@ def means(e: Evaluation) -> Iterator[tuple[str, Estimate]]:
 def splits(e: Evaluation) -> Iterator[tuple[str, dict[str, Evaluation]]]:
     """The parts of an evaluation, the familiar order of difficulties kept."""
     if e.by_difficulty:
-        order = ("trivial", "easy", "medium", "hard", "very hard", "extreme")
-        rank = {name: i for i, name in enumerate(order)}
-        names = sorted(e.by_difficulty, key=lambda n: (rank.get(n.lower(), len(order)), n))
+        names = sorted(e.by_difficulty, key=difficulty_rank)
         yield "difficulty", {name: e.by_difficulty[name] for name in names}
     if e.by_category:
         yield "category", e.by_category
+
+
+def difficulty_rank(name: str) -> tuple[int, str]:
+    """Sorts difficulties from easy to hard, and those with other names after them."""
+    known = name.lower()
+    return (DIFFICULTIES.index(known) if known in DIFFICULTIES else len(DIFFICULTIES), name)
 
 
 def measures(e: Evaluation) -> Iterator[tuple[str, Measure]]:

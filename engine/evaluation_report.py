@@ -193,8 +193,8 @@ def notices(found: Report) -> list[str]:
     differ = found.evaluation.readings_differ
     if differ:
         out.append(
-            f"{_count(differ, 'attempt')} read otherwise under the other verifier.compat; the"
-            " rates below are under both."
+            f"{_count(differ, 'attempt')} read otherwise under the other verifier.compat:"
+            f" pass@1 is {_under(found.evaluation)}."
         )
     return out
 
@@ -224,6 +224,11 @@ def _at(config: Mapping[str, Any], *keys: str, default: Any) -> Any:
     for key in keys:
         found = found.get(key) if isinstance(found, Mapping) else None
     return default if found is None else found
+
+
+def _under(evaluation: Evaluation) -> str:
+    rates = evaluation.readings.items()
+    return ", ".join(f"{100 * e.value:.1f} % read {compat}" for compat, e in rates)
 
 
 def _listed(named: Mapping[str, str]) -> str:

@@ -56,7 +56,7 @@ def commands() -> Iterator[tuple[str, ...]]:
 
 def test_the_commands_are_those_of_the_manual() -> None:
     assert set(commands()) == {
-        (), ("run",), ("eval",), ("resume",), ("report",), ("show",), ("shards",), ("shards", "cat"), ("sweep",),
+        (), ("run",), ("eval",), ("resume",), ("report",), ("compare",), ("show",), ("shards",), ("shards", "cat"), ("sweep",),
         ("doctor",), ("tasks",), ("tasks", "list"), ("tasks", "check"),
     }  # fmt: skip
 

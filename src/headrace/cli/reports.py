@@ -30,3 +30,48 @@ def report(
     page = evaluation_files.write(found, out or run / evaluation_files.REPORT)
     result_console().print(render_report(found))
     typer.echo(f"report: {page}")
+
+
+Target = Path | None
+
+
+def compare(
+    a: Annotated[Path, typer.Argument(metavar="RUN_A", help="A run folder: the one before.")],
+    b: Annotated[Path, typer.Argument(metavar="RUN_B", help="A run folder: the one after.")],
+    json: Annotated[
+        Target, typer.Option("--json", metavar="FILE", help="Write every number as JSON.")
+    ] = None,
+    markdown: Annotated[
+        Target, typer.Option("--markdown", metavar="FILE", help="Write it as Markdown.")
+    ] = None,
+    html: Annotated[
+        Target, typer.Option("--html", metavar="FILE", help="Write it as one page.")
+    ] = None,
+) -> None:
+    """Compare two runs over the same tasks, paired by task.
+
+    A difference is RUN_B less RUN_A, with its interval, what chance alone would
+    give, and the tasks that moved.
+    """
+    from headrace.cli.shows import result_console
+    from headrace.engine import comparison_views as views
+    from headrace.engine.compare import compare as compared
+    from headrace.engine.evaluation_report import encoded
+    from headrace.errors import RunFolderError
+
+    if a.resolve() == b.resolve():
+        raise RunFolderError(f"expected two runs, found {a} twice; give another folder")
+    found = compared(views.side(a), views.side(b))
+    if json is not None:
+        _save(json, encoded(found))
+    if markdown is not None:
+        _save(markdown, views.markdown(found).encode())
+    if html is not None:
+        _save(html, views.page(found).encode())
+    result_console().print(views.render(found))
+
+
+def _save(path: Path, data: bytes) -> None:
+    from headrace.engine.run_folder import write_atomically
+
+    write_atomically(path.absolute(), data)
