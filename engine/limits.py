@@ -2,8 +2,9 @@
 
 Rule: this file holds the order of the checks. Before each policy call:
 
-    1. done            the previous action said so
-    2. agent_timeout   the agent's time is spent
+    1. agent_timeout   the agent's time is spent; also when its last action said it was done, for
+                       then the deadline cut that action's commands
+    2. done            the previous action said so
     3. max_turns       the turns are spent
     4. max_tokens      the sampled tokens are spent
 
@@ -20,6 +21,9 @@ import msgspec
 
 from headrace.policies.base import Budget
 from headrace.types import Command, Record, StopReason, Task
+
+EARLY_S = 0.01
+"""A timer may end a command this much before the agent's deadline; the time is spent all the same."""
 
 
 class StepLimits(Record, frozen=True, kw_only=True):
@@ -94,10 +98,11 @@ class Spent(Record, frozen=True, kw_only=True):
 
 def check(limits: EpisodeLimits, spent: Spent) -> StopReason | None:
     """Why the agent phase ends before the next policy call, or None."""
+    left = left_s(limits, spent.elapsed_s)
+    if left is not None and left <= EARLY_S:
+        return StopReason.AGENT_TIMEOUT
     if spent.done:
         return StopReason.DONE
-    if limits.agent_timeout_s is not None and spent.elapsed_s >= limits.agent_timeout_s:
-        return StopReason.AGENT_TIMEOUT
     if spent.turns >= limits.max_turns:
         return StopReason.MAX_TURNS
     if limits.max_tokens is not None and spent.tokens >= limits.max_tokens:

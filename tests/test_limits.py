@@ -29,11 +29,17 @@ LIMITS = EpisodeLimits(
 
 def test_the_documented_order_decides_when_several_limits_are_reached() -> None:
     everything = Spent(turns=3, tokens=100, elapsed_s=60.0, done=True)
-    assert check(LIMITS, everything) is StopReason.DONE
+    assert check(LIMITS, everything) is StopReason.AGENT_TIMEOUT
+    in_time = Spent(turns=3, tokens=100, elapsed_s=59.9, done=True)
+    assert check(LIMITS, in_time) is StopReason.DONE
     assert check(LIMITS, Spent(turns=3, tokens=100, elapsed_s=60.0)) is StopReason.AGENT_TIMEOUT
     assert check(LIMITS, Spent(turns=3, tokens=100)) is StopReason.MAX_TURNS
     assert check(LIMITS, Spent(turns=2, tokens=100)) is StopReason.MAX_TOKENS
     assert check(LIMITS, Spent(turns=2, tokens=99, elapsed_s=59.9)) is None
+
+
+def test_a_timer_that_fires_a_moment_early_is_no_time_for_another_turn() -> None:
+    assert check(LIMITS, Spent(elapsed_s=59.995)) is StopReason.AGENT_TIMEOUT
 
 
 def test_limits_that_are_not_set_never_end_an_episode() -> None:
