@@ -1,0 +1,2 @@
+#!/bin/bash
+echo unix > ends.txt

@@ -1,0 +1,2 @@
+#!/bin/bash
+[ "$OF_THE_SOLUTION" = yes ] && printf '%s\n' "$GREETING" > greeting.txt

@@ -1,0 +1,3 @@
+#!/bin/bash
+echo ok > ok.txt
+exit 7

@@ -1,0 +1,3 @@
+# As the tests.
+#!/bin/bash
+nproc > count.txt

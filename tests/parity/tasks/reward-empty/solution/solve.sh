@@ -1,0 +1,2 @@
+#!/bin/bash
+echo "a line" > result.txt

