@@ -1,0 +1,2 @@
+#!/bin/bash
+echo 'export GREETING=hello' >> ~/.bashrc
