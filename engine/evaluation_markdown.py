@@ -20,7 +20,8 @@ from headrace.engine.evaluation_page import (
 from headrace.engine.evaluation_report import Report, notices
 from headrace.engine.readable import visible
 
-_MARKUP = re.compile(r"([\\`*_{}\[\]<>|#!~$&])")
+# An underscore inside a word is no markup.
+_MARKUP = re.compile(r"([\\`*{}\[\]<>|#!~$&]|\b_|_\b|(?<=_)_)")
 
 
 def markdown(report: Report) -> str:
