@@ -9,13 +9,13 @@ import msgspec
 import pytest
 
 from headrace.engine.driver import Driver
-from headrace.engine.events import StageEntered
+from headrace.engine.events import Event, StageEntered
 from headrace.engine.health import Unhealthy
 from headrace.engine.limits import EpisodeLimits, StepLimits, combine, of_step
 from headrace.engine.meters import Meters
 from headrace.engine.parts import Parts, Planned
 from headrace.engine.scheduler import Bounds
-from headrace.engine.shutdown import Shutdown
+from headrace.engine.shutdown import Shutdown, Stop
 from headrace.engine.steps import not_begun, sum_up, too_low
 from headrace.policies.base import Budget, Policy, Session
 from headrace.sandbox.base import Limits
@@ -250,6 +250,8 @@ class Rig:
         self.verifier: Verifier = Grades(rewards)
         self.episodes: list[Episode] = []
         self.stages: list[str] = []
+        self.shutdown = Shutdown()
+        self.stop_at_act = 0
         plan = [
             Planned(
                 id=f"e{i}",
@@ -267,10 +269,17 @@ class Rig:
             Bounds(live=4, preparing=2, verifying=1, tries=2),
             sink=self,
             meters=Meters(),
-            shutdown=Shutdown(),
+            shutdown=self.shutdown,
             grace_s=5.0,
-            on_event=lambda e: isinstance(e, StageEntered) and self.stages.append(e.stage),
+            on_event=self.on_event,
         )
+
+    def on_event(self, event: Event) -> None:
+        if isinstance(event, StageEntered):
+            self.stages.append(event.stage)
+            if self.stages.count("act") == self.stop_at_act:
+                self.shutdown.request(Stop.FINISH, "Ctrl-C")
+                self.shutdown.request(Stop.CANCEL, "Ctrl-C")
 
     async def append(self, episode: Episode) -> None:
         self.episodes.append(episode)
@@ -346,6 +355,16 @@ async def test_steps_of_many_episodes_share_the_verify_slots() -> None:
     rig = Rig(TWO, {"a": 1.0, "b": 1.0}, n=12)
     await rig.drive()
     assert [e.verdict.reward for e in rig.episodes] == [1.0] * 12
+
+
+async def test_an_episode_that_is_cancelled_in_a_later_step_leaves_no_record() -> None:
+    rig = Rig(TWO, {"a": 1.0, "b": 1.0})
+    rig.stop_at_act = 2
+    async with asyncio.timeout(20):
+        snapshot = await rig.driver.drive()
+    assert rig.episodes == []
+    assert snapshot.stages == {"cancelled": 1}
+    assert rig.provider.live == 0
 
 
 def failing(command: str) -> CommandResult:
