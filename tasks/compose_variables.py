@@ -17,8 +17,10 @@ MAX_DEPTH = 16
 class Variables:
     """The values, and which names were asked for: those found and those not."""
 
-    def __init__(self, values: Mapping[str, str]) -> None:
+    def __init__(self, values: Mapping[str, str], *, idle: bool = False) -> None:
+        """`idle`: for a word that is not taken, which is read for its end only."""
         self._values = values
+        self._idle = idle
         self.used: dict[str, None] = {}
         self.missing: dict[str, None] = {}
 
@@ -67,14 +69,14 @@ class Variables:
             return self._value(name, needed=True) or "", at + 1
         value = self._value(name, needed=False)
         there = bool(value) if operator.startswith(":") else value is not None
-        # The word of a value that is not taken is read for its end only.
-        reader = self if there == (operator[-1] == "+") else Variables(self._values)
+        taken = not self._idle and there == (operator[-1] == "+")
+        reader = self if taken else Variables(self._values, idle=True)
         word, at = reader._fill(text, at, where, depth + 1)
         if operator.endswith("+"):
             return (word if there else ""), at
         if there:
             return value or "", at
-        if operator.endswith("?"):
+        if operator.endswith("?") and not self._idle:
             raise TaskError(f"{where}: the variable {name} is not set here: {word or 'required'}")
         return word, at
 
