@@ -251,7 +251,7 @@ class Rig:
         self.episodes: list[Episode] = []
         self.stages: list[str] = []
         self.shutdown = Shutdown()
-        self.stop_at_act = 0
+        self.stop_at_act = 1000
         plan = [
             Planned(
                 id=f"e{i}",
