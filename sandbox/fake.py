@@ -17,6 +17,8 @@ from contextlib import asynccontextmanager
 from errno import EISDIR, ENOENT
 from typing import NamedTuple
 
+from msgspec import structs
+
 from headrace.aio import first_of
 from headrace.errors import ContractError, ProviderGone, SandboxError
 from headrace.sandbox.base import Sandbox, SandboxSpec, Terminal
@@ -35,9 +37,9 @@ class Call(NamedTuple):
 
     episode: str
     method: str
-    """`run`, `exec`, `read`, `write` or `close`."""
+    """`run`, `type`, `exec`, `read`, `write` or `close`."""
     subject: str
-    """The command or the path."""
+    """The command, the keys or the path."""
     data: bytes = b""
     """Stdin of an `exec`, bytes of a `write`."""
     user: str | None = None
@@ -54,12 +56,14 @@ class FakeProvider:
         script: Script | None = None,
         *,
         exec_script: Script | None = None,
+        keys_script: Script | None = None,
         files: Mapping[str, bytes] | None = None,
         start_s: float = 0.0,
         command_s: float = 0.0,
         record: bool = True,
     ) -> None:
-        """`script` answers `run` and `exec_script` answers `exec`; without one all succeed.
+        """`script` answers `run`, `exec_script` `exec` and `keys_script` what is typed into the
+        terminal, where bytes are what is printed and the screen; without one all succeed.
 
         `files` are in every sandbox at its start. `start_s` and `command_s` are how long an open
         and a command take; a command longer than its deadline times out. Without `record` no
@@ -67,6 +71,7 @@ class FakeProvider:
         """
         self.script = script
         self.exec_script = exec_script
+        self.keys_script = keys_script
         self.files: dict[str, bytes] = dict(files or {})
         self.start_s = start_s
         self.command_s = command_s
@@ -162,6 +167,8 @@ class FakeSandbox:
         """By absolute path. What is written here is seen by this sandbox only."""
         self._provider = provider
         self._running = False
+        self._typing = False
+        self._terminal = FakeTerminal(self)
         self._lost: str | None = None
         self._closed = False
 
@@ -224,8 +231,12 @@ class FakeSandbox:
         self.files[self._absolute(path)] = data
 
     async def terminal(self) -> Terminal:
-        """See `Sandbox.terminal`."""
-        raise ContractError("this sandbox has no terminal")
+        """See `Sandbox.terminal`; what it answers is the script's."""
+        await asyncio.sleep(0)
+        self._check()
+        if not self.spec.terminal:
+            raise ContractError("a terminal is asked for by the spec: set `terminal`")
+        return self._terminal
 
     def service(self, name: str) -> Sandbox:
         """See `Sandbox.service`."""
@@ -242,6 +253,19 @@ class FakeSandbox:
                 del provider.sandboxes[self.spec.episode]
 
     # --- inside ---
+
+    async def type(self, keys: str, wait_s: float) -> CommandResult:
+        """What its terminal does."""
+        self._note("type", keys)
+        provider = self._provider
+        if self._typing:
+            raise ContractError("one call at a time: the terminal still waits for another")
+        self._typing = True
+        try:
+            told = await self._answer(provider.keys_script, keys, wait_s, provider.run_gate)
+        finally:
+            self._typing = False
+        return structs.replace(told, exit_code=None, screen=told.screen or told.stdout)
 
     async def _answer(
         self, script: Script | None, command: str, timeout_s: float, gate: asyncio.Event | None
@@ -275,6 +299,17 @@ class FakeSandbox:
 
     def _absolute(self, path: str) -> str:
         return posixpath.normpath(posixpath.join(self.spec.workdir or "/", path))
+
+
+class FakeTerminal:
+    """See `Terminal`. The answers are its sandbox's."""
+
+    def __init__(self, sandbox: FakeSandbox) -> None:
+        self._sandbox = sandbox
+
+    async def type(self, keys: str, *, wait_s: float) -> CommandResult:
+        """See `Terminal.type`."""
+        return await self._sandbox.type(keys, wait_s)
 
 
 def _look_up(script: Script | None, command: str) -> CommandResult:

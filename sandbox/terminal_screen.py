@@ -26,7 +26,7 @@ SCROLLBACK = 2000
 PENDING_BYTES = 192 << 10
 """Kept of what was not interpreted yet: a third from the start, the rest from the end."""
 _HEAD_BYTES = PENDING_BYTES // 3
-SLICE_CHARS = 2048
+SLICE_BYTES = 2048
 _APPLICATION_CURSOR = 1 << 5
 _ALTERNATE = frozenset((47, 1047, 1049))
 _IGNORED_MODES = frozenset((3, 5))  # 132 columns, reverse video
@@ -113,6 +113,11 @@ class Screen(pyte.Screen):
         if top == 0 and self._main is None:
             self.history.append(self.text_of(0))
             self.scrolled += 1
+        if top == 0 and bottom == self.lines - 1:
+            lines = [(y - 1, line) for y, line in buffer.items() if y > 0]
+            buffer.clear()
+            buffer.update(lines)
+            return
         for y in range(top, bottom):
             if y + 1 in buffer:
                 buffer[y] = buffer.pop(y + 1)
@@ -245,7 +250,32 @@ def _text(line: _Line) -> str:
 
 
 class _Stream(pyte.Stream):
-    """pyte's parser; a sequence it cannot take costs that sequence only."""
+    """pyte's parser, with a short way for text and line breaks, which are most of what is printed.
+
+    A sequence it cannot take costs that sequence only.
+    """
+
+    def feed(self, data: str) -> None:
+        screen = self.listener
+        assert screen is not None
+        text, send = self._text_pattern.match, self._send_to_parser
+        plain, at, end = self._taking_plain_text, 0, len(data)
+        while at < end:
+            if not plain:
+                plain = send(data[at])
+                at += 1
+            elif found := text(data, at):
+                at = found.end()
+                screen.draw(found.group())
+            elif data[at] == "\r":
+                screen.cursor.x = 0
+                at += 1
+            elif data[at] == "\n":
+                screen.linefeed()
+                at += 1
+            else:
+                plain = False
+        self._taking_plain_text = plain
 
     def _send_to_parser(self, data: str) -> bool | None:
         try:
@@ -266,6 +296,8 @@ class Emulator:
         self._held = ""  # an unfinished sequence
         self._head = bytearray()
         self._tail = bytearray()
+        self._work: deque[bytes | None] = deque()
+        """What `digest` has taken up: slices, and None where bytes were dropped."""
         self._switches: list[bytes] = []
         self._dropped = 0
         self._cut = 0
@@ -287,23 +319,18 @@ class Emulator:
             self._drop(len(self._tail) - _HEAD_BYTES)
 
     def digest(self) -> Iterator[None]:
-        """Interpret what is kept. Yields after each slice; whoever stops early loses nothing."""
-        while self._head:
-            piece = bytes(self._head[:SLICE_CHARS])
-            del self._head[:SLICE_CHARS]
-            self._interpret(self._decoder.decode(piece))
-            yield
+        """Interpret what is kept now; yields after each slice. Stopping early loses nothing."""
+        yield from self._work_off()
+        head, tail = bytes(self._head), bytes(self._tail)
+        self._head.clear()
+        self._tail.clear()
+        self._work += (head[i : i + SLICE_BYTES] for i in range(0, len(head), SLICE_BYTES))
         if self._dropped:
             self._cut += self._dropped
             self._dropped = 0
-            self._decoder.reset()
-            self._held = ""
-            self._stream.feed(_ABORT)
-            self._stream.feed(b"".join(self._switches).decode())
-            self._switches.clear()
-        if self._tail:
-            self._head, self._tail = self._tail, bytearray()
-            yield from self.digest()
+            self._work.append(None)
+        self._work += (tail[i : i + SLICE_BYTES] for i in range(0, len(tail), SLICE_BYTES))
+        yield from self._work_off()
 
     def display(self) -> str:
         """The visible screen, without the blank lines at its end."""
@@ -354,6 +381,23 @@ class Emulator:
             self._held = unfinished.group()
             text = text[: unfinished.start()]
         self._stream.feed(text)
+
+    def _work_off(self) -> Iterator[None]:
+        while self._work:
+            piece = self._work.popleft()
+            if piece is None:
+                self._cross_gap()
+            else:
+                self._interpret(self._decoder.decode(piece))
+                yield
+
+    def _cross_gap(self) -> None:
+        """Go on behind what was dropped, with its switches made."""
+        self._decoder.reset()
+        self._held = ""
+        self._stream.feed(_ABORT)
+        self._stream.feed(b"".join(self._switches).decode())
+        self._switches.clear()
 
     def _drop(self, count: int) -> None:
         """Leave out the first `count` bytes of the tail, and what follows of their last line."""

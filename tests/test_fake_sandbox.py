@@ -254,3 +254,25 @@ async def test_five_thousand_are_open_at_once() -> None:
         for number in range(5000):
             group.create_task(episode(number))
     assert (provider.most_live, provider.opened, provider.closed) == (5000, 5000, 5000)
+
+
+async def test_a_terminal_answers_from_its_own_script() -> None:
+    provider = FakeProvider(keys_script={"ls\n": b"ls\nf\n$ "})
+    async with provider.open(SandboxSpec(image="fake", episode="e", terminal=True)) as sandbox:
+        terminal = await sandbox.terminal()
+        told = await terminal.type("ls\n", wait_s=1)
+        assert (told.exit_code, told.stdout, told.screen) == (None, b"ls\nf\n$ ", b"ls\nf\n$ ")
+    assert [call[1:3] for call in provider.calls] == [("type", "ls\n"), ("close", "")]
+
+
+async def test_a_terminal_that_was_not_asked_for_is_refused() -> None:
+    async with FakeProvider().open(SPEC) as sandbox:
+        with pytest.raises(ContractError):
+            await sandbox.terminal()
+
+
+async def test_keys_that_take_longer_than_the_wait_time_out() -> None:
+    provider = FakeProvider(command_s=60)
+    async with provider.open(SandboxSpec(image="fake", episode="e", terminal=True)) as sandbox:
+        told = await (await sandbox.terminal()).type("make\n", wait_s=0.01)
+    assert told.timed_out
