@@ -1,9 +1,10 @@
 """An archive that comes out of a sandbox, written below a folder of the host.
 
-Rule: what is written lies below the folder, whatever the archive says. Files and folders keep
-their mode without setuid bits and can be read by everybody; a link is kept when it stays inside
-and passes through no other link; all links are made last, so that nothing is written through one.
-Anything else (absolute names, `..`, devices, FIFOs) is left out, with its name in the answer.
+Rule: what is written lies below the folder, whatever the archive says. Everybody may read the
+files, and run those that their owner could; no other bit of the mode is kept. A link is kept when
+it stays inside and passes through no other link; all links are made last, so that nothing is
+written through one. Anything else (absolute names, `..`, devices, FIFOs) is left out, with its
+name in the answer.
 """
 
 import io
@@ -105,7 +106,7 @@ class _Writer:
                 if self._left < 0:
                     raise TooMuch("its files are larger than the archive says")
                 out.write(chunk)
-        path.chmod((member.mode & 0o755) | 0o644)
+        path.chmod(0o755 if member.mode & 0o100 else 0o644)
         self.files += 1
         return True
 

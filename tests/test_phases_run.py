@@ -14,12 +14,18 @@ EXAMPLES = Path(__file__).parent / "data" / "harbor"
 PLAIN = ("*steps-two", "*separate-verifier", "*healthcheck", "*users")
 
 
-async def run(provider: str, policy: dict[str, object], out: Path, *include: str) -> list[Episode]:
+async def run(
+    provider: str,
+    policy: dict[str, object],
+    out: Path,
+    *include: str,
+    source: Path = EXAMPLES,
+) -> list[Episode]:
     config = RunConfig.model_validate(
         {
             "policy": policy,
             "sandbox": SandboxConfig.model_validate({"provider": provider}),
-            "tasks": TasksConfig(source=str(EXAMPLES), include=include or PLAIN),
+            "tasks": TasksConfig(source=str(source), include=include or PLAIN),
         }
     )
     await runner.run(config, out)
@@ -59,3 +65,101 @@ async def test_doing_nothing_solves_no_example(provider: str, tmp_path: Path) ->
     steps = episodes[2]
     assert [s.name for s in steps.steps] == ["collect"], "its min_reward was missed"
     assert {a.status for a in steps.artifacts} == {"missing"}
+
+
+def written(root: Path, files: dict[str, str]) -> Path:
+    """A task folder with these files; `test.sh` and `setup.sh` without a run bit."""
+    for name, text in files.items():
+        path = root / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+    return root
+
+
+WORLD = """
+[environment]
+docker_image = "headrace/base:bookworm"
+workdir = "/app"
+network_mode = "no-network"
+"""
+
+APART = (
+    """
+artifacts = ["/app/out", "/app/answer"]
+[verifier]
+user = "nobody"
+environment_mode = "separate"
+"""
+    + WORLD
+)
+HOSTILE = """\
+mkdir out; cd out; echo 1 > fine; ln -s fine inside; ln -s /tests outside; mkfifo pipe
+echo '*' > .harborignore; cp /bin/true mine; chmod 4700 mine; chmod 600 fine; cd ..
+echo 42 > answer; mkdir -p /tests /logs/verifier; echo 1 > /logs/verifier/reward.txt
+echo 'echo 1 > /logs/verifier/reward.txt' > /tests/test.sh"""
+APART_TEST = """\
+set -e
+cat /app/out/inside; test -x /app/out/mine; test ! -u /app/out/mine
+test ! -e /app/out/outside; test ! -e /app/out/pipe; test -e /app/out/.harborignore
+test "$(id -un)" = nobody
+cat /app/answer; echo more > /app/out/more
+echo 0.5 > /logs/verifier/reward.txt
+"""
+
+
+@pytest.mark.timeout(120)
+async def test_only_clean_artifacts_reach_a_verifier_of_its_own(
+    provider: str, tmp_path: Path
+) -> None:
+    files = {"task.toml": APART, "instruction.md": "x", "tests/test.sh": APART_TEST}
+    root = written(tmp_path / "apart", files)
+    policy = {"type": "scripted", "commands": (HOSTILE,)}
+    (episode,) = await run(provider, policy, tmp_path / "run", "*", source=root)
+    assert episode.verdict.reward == 0.5, episode.verdict
+    assert episode.verdict.log_tail == "1\n42\n"
+    (out, _) = episode.artifacts
+    assert "outside" in out.detail and "pipe" in out.detail
+
+
+STEPS = (
+    """
+[[steps]]
+name = "one"
+[[steps]]
+name = "two"
+min_reward = 0.5
+[[steps]]
+name = "three"
+[steps.healthcheck]
+command = "test -e /app/ready"
+retries = 1
+"""
+    + WORLD
+)
+SEEN = "echo seen: $PWD $(ls -d /tests /logs/verifier 2> /dev/null) $mine; export mine=1; cd /tmp"
+
+
+@pytest.mark.timeout(120)
+async def test_a_steps_agent_finds_a_fresh_shell_and_no_tests(
+    provider: str, tmp_path: Path
+) -> None:
+    graded = "echo 1 > /logs/verifier/reward.txt; echo graded > /tests/left\n"
+    files = {
+        "task.toml": STEPS,
+        **{f"steps/{name}/instruction.md": name for name in ("one", "two", "three")},
+        **{f"steps/{name}/tests/test.sh": graded for name in ("one", "two", "three")},
+        "steps/two/workdir/setup.sh": "echo set up > from-setup; echo $PWD >> from-setup\n",
+    }
+    root = written(tmp_path / "steps", files)
+    policy = {"type": "scripted", "commands": (SEEN, "cat /app/from-setup")}
+    (episode,) = await run(provider, policy, tmp_path / "run", "*", source=root)
+    assert [(s.name, s.verdict.reward) for s in episode.steps] == [
+        ("one", 1.0),
+        ("two", 1.0),
+        ("three", None),
+    ]
+    assert episode.steps[2].verdict.reason is not None
+    assert "test -e /app/ready" in episode.steps[2].verdict.reason
+    assert episode.verdict.reward == 1.0, "the mean of those that were graded, as Harbor's"
+    printed = [turn.results[0].stdout.decode() for turn in episode.turns]
+    assert printed == ["seen: /app\n", "", "seen: /app\n", "set up\n/app\n"]

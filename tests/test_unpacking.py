@@ -53,7 +53,7 @@ def test_files_and_folders_are_written_with_their_modes(tmp_path: Path) -> None:
     assert unpack_below(data, tmp_path / "into", max_bytes=10).files == 1
     assert (tmp_path / "into/a/run").read_bytes() == b"x"
     mode = (tmp_path / "into/a/run").stat().st_mode
-    assert stat.S_IMODE(mode) == 0o744, "readable by all, and no setuid bit"
+    assert stat.S_IMODE(mode) == 0o755, "for all, and no setuid bit"
     assert (tmp_path / "into/b").is_dir()
 
 
