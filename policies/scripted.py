@@ -16,6 +16,7 @@ from headrace.errors import ConfigError
 from headrace.policies.base import Budget
 from headrace.policies.listed import NOTHING_LEFT, ListedSession
 from headrace.policies.protocols.base import AgentProtocol, Parsed
+from headrace.policies.protocols.instruction import instruction_of
 from headrace.policies.protocols.registry import protocol
 from headrace.policies.version import version_of
 from headrace.types import Action, Command, CommandResult, Record, Task
@@ -85,7 +86,7 @@ class AnswersSession:
     """Gives a model's answers one by one, and is told what came of them as the model would be."""
 
     def __init__(self, agent: AgentProtocol, task: Task, answers: Sequence[str]) -> None:
-        self.prompt = agent.opening(task.instruction)
+        self.prompt = agent.opening(instruction_of(task))
         self._agent = agent
         self._left = iter(answers)
         self._previous: Parsed | None = None

@@ -19,6 +19,7 @@ from headrace.errors import ConfigError, PolicyError, ServerGone, ServerLost
 from headrace.policies.base import Budget, Session, Stop
 from headrace.policies.client import Completion, CompletionClient, Model, Request
 from headrace.policies.protocols.base import AgentProtocol, Parsed
+from headrace.policies.protocols.instruction import instruction_of
 from headrace.policies.protocols.registry import protocol
 from headrace.policies.rendering import Chat
 from headrace.policies.server import VllmServer
@@ -34,7 +35,7 @@ from headrace.policies.weights import (
 )
 from headrace.types import Action, CommandResult, Sample, StopReason, Task
 
-REVISION = 1
+REVISION = 2
 """Raised when conversations are built in another way."""
 _LEAST_USEFUL_TOKENS = 32
 """A sample with less room than this is not asked for: the context counts as full."""
@@ -253,7 +254,7 @@ class _Conversation:
     async def _next_ids(self, results: Sequence[CommandResult]) -> tuple[int, ...]:
         """The ids between the last sample and the next one."""
         if self._previous is None:
-            message = self._agent.opening(self._task.instruction)
+            message = self._agent.opening(instruction_of(self._task))
             ids = await _off_loop(message, self._chat.opening, message)
             self.prompt = self._chat.vocabulary.decode(ids, control=True)
             return ids

@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
+from msgspec import structs
 
 from headrace.configs.models import ScriptedConfig
 from headrace.errors import ConfigError
@@ -15,6 +16,7 @@ from headrace.types import (
     Command,
     CommandResult,
     EnvironmentRecipe,
+    McpServer,
     Task,
     VerifierRecipe,
 )
@@ -75,6 +77,21 @@ async def test_the_session_is_shown_what_a_model_would_be() -> None:
         assert session.observation() == ""
         await session.act([RESULT], Budget())
         assert session.observation() == "New Terminal Output:\nhello\n$"
+
+
+async def test_the_tool_servers_of_a_task_are_listed_in_the_prompt() -> None:
+    servers = (
+        McpServer(name="files", transport="stdio", command="mcp files", args=("--root", "/a b")),
+        McpServer(name="web", transport="sse", url="http://web:8000/sse"),
+    )
+    offered = structs.replace(task(), environment=EnvironmentRecipe(mcp_servers=servers))
+    policy = ScriptedPolicy(ScriptedConfig(answers=(answer("ls\n"),)))
+    async with policy.session(offered, 0) as session:
+        assert session.prompt.endswith(
+            "Say hello.\n\nMCP servers that can be reached from the shell:\n"
+            "- files (stdio): 'mcp files' --root '/a b'\n"
+            "- web (sse): http://web:8000/sse"
+        )
 
 
 async def test_answers_of_another_protocol_are_read_by_it() -> None:
