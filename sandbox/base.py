@@ -7,7 +7,7 @@ opened on demand: `terminal`, a pseudo-terminal for programs that want a screen.
 suite in `sandbox/conformance.py` is the contract in full; every provider passes it.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import AbstractAsyncContextManager
 from typing import Final, Protocol
 
@@ -64,7 +64,26 @@ class Egress:
     """What one sandbox may reach now. The engine changes `policy` between phases."""
 
     def __init__(self, policy: NetworkPolicy) -> None:
-        self.policy = policy
+        self._policy = policy
+        self._watching: list[Callable[[], None]] = []
+
+    @property
+    def policy(self) -> NetworkPolicy:
+        return self._policy
+
+    @policy.setter
+    def policy(self, policy: NetworkPolicy) -> None:
+        """In force when this returns: what is not allowed any more is cut."""
+        self._policy = policy
+        for changed in list(self._watching):
+            changed()
+
+    def watch(self, changed: Callable[[], None]) -> None:
+        """The provider's side: `changed` is called after each change, until `unwatch`."""
+        self._watching.append(changed)
+
+    def unwatch(self, changed: Callable[[], None]) -> None:
+        self._watching.remove(changed)
 
 
 class Terminal(Protocol):

@@ -9,25 +9,35 @@ The parts: `docker_engine` (the client and its errors), `docker_container` (what
 `docker_context` (images), `docker_sweep` (owners and removal).
 """
 
+import os
 import re
 import secrets
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 
-from headrace.aio import run_shielded
+import msgspec
+
+from headrace.aio import in_thread, run_shielded
 from headrace.configs.models import ImagesConfig
 from headrace.errors import SandboxError
+from headrace.sandbox import leases
 from headrace.sandbox.base import SandboxSpec
+from headrace.sandbox.compose_docker import Compose
 from headrace.sandbox.docker_container import config
 from headrace.sandbox.docker_engine import EngineClient, available, socket_path
 from headrace.sandbox.docker_images import Images, Progress
 from headrace.sandbox.docker_sandbox import DockerSandbox
-from headrace.sandbox.docker_sweep import labels, remove, sweep
+from headrace.sandbox.docker_storage import Storage
+from headrace.sandbox.docker_sweep import labels, remove, remove_project, sweep
+from headrace.sandbox.egress_proxy import lacks, proxied, proxy_env, wants_proxy
+from headrace.sandbox.refusals import no_allow_list
 from headrace.sandbox.scripts import AGENT
+from headrace.tasks.recipes import recipes_of
 from headrace.types import EnvironmentRecipe, Task
 
 __all__ = ["DockerProvider", "available", "socket_path"]
 
+LOOK_S = 30.0
 _NOT_IN_A_NAME = re.compile(r"[^a-zA-Z0-9_.-]")
 
 
@@ -46,8 +56,11 @@ class DockerProvider:
     ) -> None:
         self._engine = EngineClient(socket_path(socket))
         self._images = Images(self._engine, run_id=run_id, progress=progress, config=images)
+        self._compose = Compose(self._engine, self._images, run_id=run_id)
+        self._storage = Storage(self._engine)
         self._run_id = run_id
         self._left_behind: list[str] = []
+        self._projects_left: list[str] = []
 
     async def __aenter__(self) -> "DockerProvider":
         await self._engine.__aenter__()
@@ -55,25 +68,47 @@ class DockerProvider:
 
     async def __aexit__(self, *exc: object) -> None:
         try:
-            if self._left_behind:
+            if self._left_behind or self._projects_left:
                 await run_shielded(self._remove_left_behind())
         finally:
             await self._engine.__aexit__(*exc)
 
     async def prepare(self, recipe: EnvironmentRecipe) -> str:
+        if recipe.compose is not None:
+            return await self._compose.prepare(recipe)
         return await self._images.ensure(recipe)
 
     async def refuses(self, task: Task, *, network: bool) -> str | None:
         """See `Provider.refuses`."""
-        return None
+        for recipe in recipes_of(task):
+            if recipe.compose is not None:
+                if reason := await self._compose.refuses(recipe):
+                    return reason
+        return no_allow_list(task, follow=network, lacks=lacks())
 
     @asynccontextmanager
     async def open(self, spec: SandboxSpec) -> AsyncIterator[DockerSandbox]:
+        """See `Provider.open`."""
+        async with AsyncExitStack() as stack:
+            if spec.compose is not None:
+                left = self._projects_left.append
+                sandbox: DockerSandbox = await stack.enter_async_context(
+                    self._compose.open(spec, env=proxy_env(spec), on_left_behind=left)
+                )
+            else:
+                sandbox = await stack.enter_async_context(self._open_one(spec))
+            if wants_proxy(spec):
+                await stack.enter_async_context(self._proxied(sandbox, spec))
+            yield sandbox
+
+    @asynccontextmanager
+    async def _open_one(self, spec: SandboxSpec) -> AsyncIterator[DockerSandbox]:
         image = await self._images.facts(spec.image)
         body = config(
-            spec,
+            msgspec.structs.replace(spec, env={**proxy_env(spec), **spec.env}),
             command=["sh", "-c", AGENT, "sh", spec.user or image.user, ""],
             labels=labels(self._run_id, spec.episode),
+            storage=await self._storage.enforced(spec),
         )
         sandbox = DockerSandbox(
             self._engine,
@@ -90,7 +125,23 @@ class DockerProvider:
             await sandbox.aclose()
 
     async def sweep(self) -> list[str]:
-        return await sweep(self._engine)
+        """See `Provider.sweep`."""
+        return [*await sweep(self._engine), *await in_thread(leases.sweep)]
+
+    @asynccontextmanager
+    async def _proxied(self, sandbox: DockerSandbox, spec: SandboxSpec) -> AsyncIterator[None]:
+        """A proxy in each container of the sandbox, while it follows the spec's policy."""
+        assert spec.egress is not None
+        pids = await sandbox.pids()
+        seen = await sandbox.exec("readlink /proc/self/ns/net", timeout_s=LOOK_S)
+        if seen.stdout.decode(errors="replace").strip() != _network_of(pids[0]):
+            raise SandboxError(
+                "the proxy of a sandbox could not be opened: the engine's processes are not "
+                "visible from here (is it on another machine, or are we in a container?): run "
+                "beside the engine, or set sandbox.network = 'none'"
+            )
+        async with proxied(spec.egress, pids):
+            yield
 
     async def _remove_left_behind(self) -> None:
         for container in self._left_behind:
@@ -98,3 +149,14 @@ class DockerProvider:
                 await remove(self._engine, container)
             except SandboxError:
                 return  # reported when it happened; a sweep finds it by its labels
+        for project in self._projects_left:
+            with suppress(SandboxError):
+                await remove_project(self._engine, project)
+
+
+def _network_of(pid: int) -> str:
+    """The network namespace of a process, as `readlink` says it; empty when it is not there."""
+    try:
+        return os.readlink(f"/proc/{pid}/ns/net")
+    except OSError:
+        return ""

@@ -15,8 +15,10 @@ DROPPED = ["MKNOD", "AUDIT_WRITE", "SETPCAP"]
 """Of the engine's default capabilities: what no task needs. Packages install and `su` works."""
 
 
-def config(spec: SandboxSpec, *, command: list[str], labels: Mapping[str, str]) -> dict[str, Any]:
-    """The body of the engine's create call."""
+def config(
+    spec: SandboxSpec, *, command: list[str], labels: Mapping[str, str], storage: bool = False
+) -> dict[str, Any]:
+    """The body of the engine's create call. `storage`: the engine can limit what is written."""
     return {
         "Image": spec.image,
         "Entrypoint": command,
@@ -38,6 +40,7 @@ def config(spec: SandboxSpec, *, command: list[str], labels: Mapping[str, str]) 
             "AutoRemove": True,
             "CapDrop": DROPPED if spec.network else [*DROPPED, "NET_RAW"],
             **limits(spec.limits),
+            **({"StorageOpt": {"size": f"{spec.limits.storage_mb}m"}} if storage else {}),
         },
     }
 

@@ -145,10 +145,16 @@ class DockerSandbox:
                 lost=self._shell_lost,
             )
         self._pipes[0].connect(stream)
-        async with self._engine.call(f"start {self.container}", timeout_s=START_S) as docker:
-            await docker.containers.container(self.container).start()
+        await self._begin()
         async with self._attributed():
             await self._shell.start()
+
+    async def pids(self) -> list[int]:
+        """The first process of the container as the engine's machine numbers it."""
+        doing = f"inspect {self.container}"
+        async with self._engine.call(doing, timeout_s=INSPECT_S) as docker:
+            state = (await docker.containers.container(self.container).show())["State"]
+        return [int(state["Pid"])]
 
     # --- the contract ---
 
@@ -225,6 +231,10 @@ class DockerSandbox:
         async with self._engine.call(doing, timeout_s=CREATE_S) as docker:
             await docker.containers.create(body, name=self.container)
 
+    async def _begin(self) -> None:
+        async with self._engine.call(f"start {self.container}", timeout_s=START_S) as docker:
+            await docker.containers.container(self.container).start()
+
     async def _remove(self) -> None:
         try:
             await remove(self._engine, self.container)
@@ -233,8 +243,11 @@ class DockerSandbox:
             log.warning("%s was left behind: %s", self.container, e)
             self._on_left_behind(self.container)
         finally:
-            for pipe in self._pipes:
-                pipe.close()
+            self._close_pipes()
+
+    def _close_pipes(self) -> None:
+        for pipe in self._pipes:
+            pipe.close()
 
     def _pipe(self) -> Pipe:
         pipe = Pipe()

@@ -1,10 +1,11 @@
-"""Who owns a container, and the removal of what no live process owns.
+"""Who owns a container, network or volume, and the removal of what no live process owns.
 
-Rule: a container goes only if its label proves that its owner is dead: the process id is gone or
+Rule: a thing goes only if its label proves that its owner is dead: the process id is gone or
 belongs to a later process. An owner that cannot be judged from here (another process namespace of
 the same boot) is left alone and named. Images are never removed: they are a cache.
 """
 
+import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -21,6 +22,8 @@ OWNER = "dev.headrace.owner"
 """`PID:STARTTIME` of the process that opened the sandbox."""
 PLACE = "dev.headrace.place"
 """Boot and process namespace in which that process id means something."""
+PROJECT = "dev.headrace.project"
+"""On everything of one episode of several containers: the name that they share."""
 
 LIST_S = 60.0
 REMOVE_S = 120.0
@@ -57,7 +60,9 @@ def is_dead(found: Mapping[str, str]) -> bool | None:
 
 
 async def sweep(engine: EngineClient) -> list[str]:
-    """Remove the containers of dead owners; a line for each, and for each that was left."""
+    """Remove the containers, networks and volumes of dead owners; a line for each, and for each
+    that was left.
+    """
     async with engine.call("list containers", timeout_s=LIST_S) as docker:
         filters = f'{{"label":["{OWNER}"]}}'
         found = await docker.containers.list(all=1, filters=filters)
@@ -65,8 +70,7 @@ async def sweep(engine: EngineClient) -> list[str]:
     dead: list[tuple[str, str]] = []
     for container in found:
         its = parsed_labels(container)
-        line = f"{_name(container)} of run {its.get(RUN) or '?'}"
-        line += f", episode {its.get(EPISODE) or '?'}, owner {its[OWNER]}"
+        line = _line(_name(container), its)
         verdict = is_dead(its)
         if verdict:
             dead.append((container.id, line))
@@ -77,7 +81,64 @@ async def sweep(engine: EngineClient) -> list[str]:
         await remove(engine, item[0])
         return f"removed {item[1]}"
 
-    return await fan_out(remove_one, dead, limit=_AT_ONCE) + lines
+    removed = await fan_out(remove_one, dead, limit=_AT_ONCE)
+    return [*removed, *await _sweep_rest(engine), *lines]
+
+
+async def _sweep_rest(engine: EngineClient) -> list[str]:
+    lines = []
+    for kind, name, its in await _rest(engine, OWNER):
+        if is_dead(its):
+            await _delete(engine, kind, name)
+            lines.append(f"removed {_line(f'{kind} {name}', its)}")
+    return lines
+
+
+def _line(what: str, its: Mapping[str, str]) -> str:
+    line = f"{what} of run {its.get(RUN) or '?'}"
+    return f"{line}, episode {its.get(EPISODE) or '?'}, owner {its[OWNER]}"
+
+
+async def remove_project(engine: EngineClient, project: str) -> None:
+    """Remove all containers, networks and volumes of a project; they are gone when this returns.
+
+    Raises `SandboxError` for what is left.
+    """
+    label = f"{PROJECT}={project}"
+    for _ in range(2):  # a container whose creation was cut short may appear after the first look
+        async with engine.call(f"list containers of {project}", timeout_s=LIST_S) as docker:
+            filters = json.dumps({"label": [label]})
+            found = await docker.containers.list(all=1, filters=filters)
+        await fan_out(lambda each: remove(engine, each.id), found, limit=_AT_ONCE)
+        rest = await _rest(engine, label)
+        for kind, name, _ in rest:
+            await _delete(engine, kind, name)
+        if not found and not rest:
+            return
+    if left := await _rest(engine, label):
+        raise SandboxError(f"remove {project}: left {', '.join(name for _, name, _ in left)}")
+
+
+async def _rest(engine: EngineClient, label: str) -> list[tuple[str, str, dict[str, str]]]:
+    """(kind, name, labels) of the networks and volumes with a label."""
+    async with engine.call("list networks and volumes", timeout_s=LIST_S) as docker:
+        networks = await docker.networks.list(filters={"label": [label]})
+        params = {"filters": json.dumps({"label": [label]})}
+        volumes = (await docker._query_json("volumes", params=params))["Volumes"] or []
+    return [
+        *(("network", each["Name"], dict(each.get("Labels") or {})) for each in networks),
+        *(("volume", each["Name"], dict(each.get("Labels") or {})) for each in volumes),
+    ]
+
+
+async def _delete(engine: EngineClient, kind: str, name: str) -> None:
+    try:
+        async with engine.call(f"remove {kind} {name}", timeout_s=REMOVE_S) as docker:
+            async with docker._query(f"{kind}s/{name}", method="DELETE"):
+                pass
+    except SandboxError as e:
+        if status_of(e) != 404:
+            raise
 
 
 def _name(container: Any) -> str:

@@ -23,6 +23,8 @@ from headrace.configs.models import ImagesConfig
 from headrace.errors import ContractError, SandboxError, boundary
 from headrace.sandbox import cgroups, leases, seccomp
 from headrace.sandbox.base import Limits, SandboxSpec
+from headrace.sandbox.egress_proxy import lacks, proxied, proxy_env, wants_proxy
+from headrace.sandbox.leases import children_of
 from headrace.sandbox.namespace_images import Image, Images
 from headrace.sandbox.namespace_launch import (
     DEFAULT_ENV,
@@ -35,13 +37,15 @@ from headrace.sandbox.namespace_launch import (
 from headrace.sandbox.namespace_process import inherited
 from headrace.sandbox.namespace_sandbox import NamespaceSandbox
 from headrace.sandbox.namespace_terminal import TerminalPlace
+from headrace.sandbox.refusals import no_allow_list, no_compose
 from headrace.sandbox.rootfs import can_build
 from headrace.sandbox.scripts import INIT_PROGRAM
 from headrace.types import EnvironmentRecipe, Task
 
 START_TIMEOUT_S = 60.0
 STORAGE_MB = 8192
-"""Most that one sandbox may write, and at most three quarters of its memory, as which it counts."""
+"""What one sandbox may write where its spec does not say; never more than three quarters of its
+memory, as which it counts."""
 _SPAWN_ENV = {
     "PATH": DEFAULT_ENV["PATH"],
     "LIBMOUNT_FORCE_MOUNT2": "always",  # the newer call takes 256 bytes of layers at most
@@ -100,7 +104,7 @@ class NamespaceProvider:
 
     async def refuses(self, task: Task, *, network: bool) -> str | None:
         """See `Provider.refuses`."""
-        return None
+        return no_compose(task) or no_allow_list(task, follow=network, lacks=lacks())
 
     @asynccontextmanager
     async def open(self, spec: SandboxSpec) -> AsyncIterator[NamespaceSandbox]:
@@ -131,7 +135,7 @@ class NamespaceProvider:
                 layers=image.layers,
                 mount_point=here.mount_point,
                 groups=claim.groups,
-                env={**image.env, **spec.env},
+                env={**image.env, **proxy_env(spec), **spec.env},
                 workdir=workdir,
                 user=user,
                 network=spec.network,
@@ -145,10 +149,24 @@ class NamespaceProvider:
                     await sandbox.start(line, _SPAWN_ENV, here.files, here.inherited)
             except TimeoutError:
                 raise SandboxError(f"no sandbox within {START_TIMEOUT_S:.0f} s") from None
-            yield sandbox
+            async with self._proxied(sandbox, spec):
+                yield sandbox
         finally:
             self._live -= 1
             await run_shielded(self._discard(sandbox, claim))
+
+    @asynccontextmanager
+    async def _proxied(self, sandbox: NamespaceSandbox, spec: SandboxSpec) -> AsyncIterator[None]:
+        """A proxy in the sandbox, where its spec has one."""
+        if spec.egress is None or not wants_proxy(spec):
+            yield
+            return
+        assert sandbox.leader is not None
+        first = children_of(sandbox.leader.pid)  # the leader itself is in the host's network
+        if not first:
+            raise SandboxError("the proxy of a sandbox could not be opened: the sandbox has ended")
+        async with proxied(spec.egress, first[:1]):
+            yield
 
     async def sweep(self) -> list[str]:
         """See `Provider.sweep`."""
@@ -168,9 +186,10 @@ class NamespaceProvider:
 
 def _storage_mb(limits: Limits) -> int:
     """Below the memory limit: a full disk is an error to whoever writes, not the sandbox's end."""
+    wanted = limits.storage_mb or STORAGE_MB
     if limits.memory_mb is None:
-        return STORAGE_MB
-    return min(STORAGE_MB, max(1, limits.memory_mb * 3 // 4))
+        return wanted
+    return min(wanted, max(1, limits.memory_mb * 3 // 4))
 
 
 class _Claim:

@@ -91,6 +91,20 @@ hr_keep "$1" "${2:-.}"
 """
 )
 
+BESIDE = (
+    _packed(
+        _AS
+        + r"""
+if [ "$#" -gt 2 ]; then
+(shift 2; hr_as "$@") </dev/null >/dev/null 2>&1 &
+fi
+"""
+    )
+    + LOADER
+)
+"""`AGENT`, with a program of the task beside it: USER and WORKDIR, then whom it runs as and its
+words. It ends with the sandbox; its output is not kept."""
+
 SETUP = r"""exec 2>/dev/null
 _hr_end() { set -- "$1" "$?"; read -r _hr </proc/loadavg; printf '\036hr%s %d %d %s %s %s\036' "$1" "$2" "$$" "${!-0}" "${_hr##* }" "" >&8; printf '\036hr%s\036' "$1" >&9; return "$2"; }
 if [ -n "$BASH_VERSION" ]; then exec 27<&7 28>&8 29>&9 7<&- 8>&- 9>&-; eval '_hr_end() { builtin set -- "$1" "$?"; builtin local _hr; builtin read -r _hr </proc/loadavg; builtin printf "\036hr%s %d %d %s %s %s\036" "$1" "$2" "$$" "${!-0}" "${_hr##* }" "${BASH_VERSION%%.*}" >&28; builtin printf "\036hr%s\036" "$1" >&29; builtin return "$2"; }'; readonly -f _hr_end; set +o history; set +H; fi

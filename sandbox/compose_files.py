@@ -1,0 +1,126 @@
+"""The files around a compose file: read with bounds, and copied for one episode. Blocking.
+
+Rule: a task's own folder is never mounted where it could be written to; each episode has a copy of
+what its file mounts, under a lease, gone with the episode or at the next sweep.
+"""
+
+import os
+import shutil
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+from headrace.aio import in_thread, run_shielded
+from headrace.errors import SandboxError, TaskError
+from headrace.sandbox import leases
+from headrace.sandbox.compose import files_named, inside, roots
+from headrace.tasks.yaml_file import MAX_BYTES, parse_yaml
+from headrace.types import ComposeFile
+
+MAX_FILES = 20
+MAX_COPY_BYTES = 256 << 20
+MAX_COPY_FILES = 20_000
+
+
+def scan(compose: ComposeFile) -> str:
+    """The text of the file and all it includes or extends.
+
+    Raises `TaskError` for what is no YAML, too large, or names a file outside the task's folder.
+    """
+    allowed = roots(compose)
+    todo = [(compose.path, compose.context)]
+    seen: dict[str, str] = {}
+    while todo:
+        path, folder = todo.pop()
+        if path in seen:
+            continue
+        if len(seen) >= MAX_FILES:
+            raise TaskError(f"{compose.path}: more than {MAX_FILES} files are included")
+        seen[path] = _read(path)
+        for key, name in files_named(parse_yaml(seen[path], path, compose=True).value):
+            found = os.path.join(folder, name)
+            if "$" in name or "://" in name or not inside(found, allowed):
+                raise TaskError(
+                    f"{path}: {key} names {name}, expected a plain path in the task's folder"
+                )
+            if key in ("include", "extends"):
+                todo.append((found, os.path.dirname(found)))
+    return "\n".join(seen.values())
+
+
+def _read(path: str) -> str:
+    if not os.path.isfile(path):
+        raise TaskError(f"{path}: expected a compose file, found none")
+    if os.path.getsize(path) > MAX_BYTES:
+        raise TaskError(f"{path}: expected at most {MAX_BYTES} bytes")
+    return Path(path).read_text(errors="replace")
+
+
+class Scratch:
+    """Copies of folders for the length of a block: `async with` gives {source: copy}."""
+
+    def __init__(self, name: str, episode: str, sources: Sequence[str]) -> None:
+        self._name = name
+        self._episode = episode
+        self._sources = sources
+        self._folder: Path | None = None
+        self._lease: Path | None = None
+
+    async def __aenter__(self) -> dict[str, str]:
+        if not self._sources:
+            return {}
+        try:
+            return await run_shielded(in_thread(self._make))
+        except BaseException:
+            await run_shielded(in_thread(self._drop))
+            raise
+
+    async def __aexit__(self, *exc: object) -> None:
+        if self._sources:
+            await run_shielded(in_thread(self._drop))
+
+    def _make(self) -> dict[str, str]:
+        self._folder = Path(tempfile.gettempdir()) / self._name
+        self._lease = leases.take(
+            self._name,
+            leases.Lease(
+                owner=leases.this_process(),
+                what=f"folders of {self._episode}",
+                folders=(str(self._folder),),
+            ),
+        )
+        self._folder.mkdir(mode=0o711)
+        return {
+            source: _copy(source, self._folder / str(number))
+            for number, source in enumerate(self._sources)
+        }
+
+    def _drop(self) -> None:
+        if self._folder is not None:
+            shutil.rmtree(self._folder, ignore_errors=True)
+        if self._lease is not None and self._folder is not None and not self._folder.exists():
+            leases.drop(self._lease)
+
+
+def _copy(source: str, target: Path) -> str:
+    """A file or folder, links as links; what is not there becomes an empty folder."""
+    if os.path.isfile(source):
+        shutil.copy2(source, target)
+    elif os.path.isdir(source):
+        _measure(source)
+        shutil.copytree(source, target, symlinks=True)
+    else:
+        target.mkdir()
+    return str(target)
+
+
+def _measure(source: str) -> None:
+    files = size = 0
+    for folder, _, names in os.walk(source):
+        files += len(names)
+        size += sum(os.lstat(os.path.join(folder, name)).st_size for name in names)
+        if files > MAX_COPY_FILES or size > MAX_COPY_BYTES:
+            raise SandboxError(
+                f"the compose file mounts {source}, which is larger than {MAX_COPY_FILES} files "
+                f"or {MAX_COPY_BYTES >> 20} MB: each episode would copy it"
+            )
