@@ -6,7 +6,7 @@ appears in the cache whole or not at all, so that the same step is never run twi
 """
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,10 +14,20 @@ from headrace.aio import in_thread
 from headrace.configs.models import ImagesConfig
 from headrace.errors import ImageError, SandboxError, UsageError, boundary
 from headrace.sandbox.build_turns import BuildTurns
+from headrace.sandbox.image_layers import read_chain
+from headrace.sandbox.images import lacks_of, name_of
 from headrace.sandbox.leases import owner_of
 from headrace.sandbox.namespace_build import build, remove_partial
+from headrace.sandbox.namespace_buildah import Buildah
 from headrace.sandbox.namespace_plan import Image, plan
-from headrace.sandbox.rootfs import BASE_IMAGE, cache_folder, ensure_base, unpack_image
+from headrace.sandbox.rootfs import (
+    BASE_IMAGE,
+    archive_folder,
+    base_folder,
+    cache_folder,
+    ensure_base,
+    unpack_image,
+)
 from headrace.types import EnvironmentRecipe
 
 if TYPE_CHECKING:
@@ -54,6 +64,8 @@ class Images:
                 "namespace it is one of 'auto', 'own', 'buildah'"
             )
         self._turns = BuildTurns(config.building)
+        self._builder = config.builder
+        self._buildah = Buildah(cache)
         self._cache = cache
         self._progress = progress
         self._provider = build
@@ -70,7 +82,7 @@ class Images:
         image = self._known.get(name)
         if image is not None:
             return image
-        if _is_known(name):
+        if is_known(name):
             return await self._named(name)
         raise SandboxError(f"image {name}: `prepare` has not made it")
 
@@ -80,12 +92,20 @@ class Images:
             return await self._prepare(recipe)
 
     async def _prepare(self, recipe: EnvironmentRecipe) -> str:
-        if recipe.image is not None or recipe.dockerfile is None:
+        if recipe.dockerfile is None:
             name = recipe.image or BASE_IMAGE
             await self._named(name)
             return name
+        if recipe.image is not None and await in_thread(_is_there, recipe.image):
+            await self._named(recipe.image)
+            return recipe.image
         context = Path(recipe.context or Path(recipe.dockerfile).parent)
-        steps = await in_thread(plan, Path(recipe.dockerfile), context)
+        try:
+            if self._builder == "buildah":
+                raise ImageError("images.builder = 'buildah'")
+            steps = await in_thread(plan, Path(recipe.dockerfile), context)
+        except ImageError as e:
+            return await self._with_buildah(recipe, str(context), e)
         base = await self._named(steps.base)
         name = steps.name(base)
         async with self._locks.setdefault(name, asyncio.Lock()):
@@ -111,6 +131,40 @@ class Images:
                     raise
         return name
 
+    async def _with_buildah(
+        self, recipe: EnvironmentRecipe, context: str, refused: ImageError
+    ) -> str:
+        """Build what our own builder refuses. Raises its refusal where buildah cannot either."""
+        assert recipe.dockerfile is not None
+        if self._builder == "own":
+            raise refused
+        chain = await in_thread(read_chain, recipe.dockerfile, context)
+        lacks = lacks_of(chain, recipe)
+        if lacks:
+            raise ImageError("; ".join(lack.message for lack in lacks))
+        reason = await self._buildah.lacks()
+        if reason is not None:
+            raise ImageError(f"{refused}; or let buildah build it: {reason}") from refused
+        for base in chain.bases:
+            if not is_known(base):
+                await self._named(base)  # refuses it by name
+                raise ImageError(f"{recipe.dockerfile}: buildah is not given image archives here")
+        name = name_of(chain)
+        async with self._locks.setdefault(name, asyncio.Lock()):
+            if name in self._failed:
+                raise ImageError(self._failed[name])
+            if name not in self._known:
+                tree = await ensure_base(self._progress, cache=self._cache)
+                try:
+                    async with self._turns.take((*chain.steps, name)):
+                        self._known[name] = await self._buildah.build(
+                            recipe, name, chain.bases, tree, self._progress
+                        )
+                except ImageError as e:
+                    self._failed[name] = str(e)
+                    raise
+        return name
+
     async def sweep(self) -> list[str]:
         """Remove half-made trees and layers of builders that are gone; a line for each."""
         return await in_thread(_sweep, self._cache or cache_folder())
@@ -119,7 +173,7 @@ class Images:
         async with self._locks.setdefault(f"named {name}", asyncio.Lock()):
             if name in self._known:
                 return self._known[name]
-            if _is_known(name):
+            if is_known(name):
                 image = Image(layers=(await ensure_base(self._progress, cache=self._cache),))
                 if name != BASE_IMAGE and name not in self._noted:
                     self._noted.add(name)
@@ -140,8 +194,13 @@ class Images:
         return (self._cache or cache_folder()) / "layers"
 
 
-def _is_known(name: str) -> bool:
+def is_known(name: str) -> bool:
+    """Whether the name stands for the base tree."""
     return name == BASE_IMAGE or name.removeprefix("docker.io/library/") in ALIASES
+
+
+def _is_there(name: str) -> bool:
+    return is_known(name) or Path(name).is_file()
 
 
 def _of_archive(tree: Path, config: dict[str, Any]) -> Image:
@@ -162,3 +221,29 @@ def _sweep(cache: Path) -> list[str]:
             remove_partial(partial)
             lines.append(f"half-made {partial} (its builder, process {builder}, is gone)")
     return lines
+
+
+def layer_names(recipes: Sequence[EnvironmentRecipe], cache: Path) -> set[str]:
+    """Names of the folders in the cache that the images of these recipes stand on. Blocking.
+
+    A recipe that cannot be built here stands on none.
+    """
+    names: set[str] = set()
+    for recipe in recipes:
+        try:
+            names |= _layer_names(recipe, cache)
+        except ImageError:
+            continue
+    return names
+
+
+def _layer_names(recipe: EnvironmentRecipe, cache: Path) -> set[str]:
+    steps = None
+    base = recipe.image or BASE_IMAGE
+    if recipe.dockerfile is not None:
+        context = Path(recipe.context or Path(recipe.dockerfile).parent)
+        steps = plan(Path(recipe.dockerfile), context)
+        base = steps.base
+    tree = base_folder(cache) if is_known(base) else archive_folder(Path(base), cache=cache)
+    keys = steps.keys(Image(layers=(tree,))) if steps is not None else ()
+    return {tree.name, *keys}

@@ -22,6 +22,7 @@ from headrace.tasks.dockerfile import (
     arguments,
     assignments,
     expand,
+    lone_heredoc,
     parse,
     split_words,
     stage_of,
@@ -149,8 +150,10 @@ class _Reader:
         name = instruction.name
         if self._base is None and name not in ("FROM", "ARG"):
             raise self._refused(instruction, "FROM was expected first")
-        if instruction.heredoc:
-            raise self._refused(instruction, f"here-documents are not understood here; {_ELSE}")
+        if instruction.heredoc and name != "RUN":
+            raise self._refused(
+                instruction, f"here-documents are understood in RUN only here; {_ELSE}"
+            )
         if name in _INERT:
             return
         reading = getattr(self, f"_read_{name.lower()}", None)
@@ -193,7 +196,7 @@ class _Reader:
         if instruction.flags:
             flag = next(iter(instruction.flags))
             raise self._refused(instruction, f"--{flag} is not understood here; {_ELSE}")
-        words = instruction.words or (*self._shell, instruction.value)
+        words = instruction.words or _script(instruction, self._shell)
         self._step(instruction, command=shlex.join(words))
 
     def _read_add(self, instruction: Instruction) -> None:
@@ -291,6 +294,19 @@ class _Reader:
     def _refused(self, instruction: Instruction, why: str) -> ImageError:
         text = f"{instruction.name} {instruction.value}"[:80]
         return ImageError(f"{self._path}: line {instruction.line}: {text}: {why}")
+
+
+def _script(instruction: Instruction, shell: tuple[str, ...]) -> tuple[str, ...]:
+    """What RUN runs. A lone here-document is the script itself, as BuildKit has it."""
+    mark = lone_heredoc(instruction)
+    if mark is None:
+        return (*shell, "\n".join((instruction.value, *instruction.bodies)))
+    lines = instruction.bodies[0].splitlines(keepends=True)[:-1]
+    script = "".join(line.lstrip("\t") if mark == "<<-" else line for line in lines)
+    if not script.startswith("#!"):
+        return (*shell, script)
+    run = 'f=$(mktemp) && printf %s "$1" >"$f" && chmod 755 "$f"; "$f"; s=$?; rm "$f"; exit $s'
+    return ("/bin/sh", "-c", run, "sh", script)
 
 
 def pack_copies(copies: tuple[Copy, ...], mode: str) -> bytes:

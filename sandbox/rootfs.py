@@ -117,13 +117,17 @@ async def unpack_image(archive: Path, *, cache: Path | None = None) -> tuple[Pat
     A tar, plain or compressed; an export has no configuration. As root the owners are kept;
     otherwise everything belongs to this user.
     """
-    digest = await in_thread(_archive_digest, archive)
-    folder = (cache or cache_folder()) / "rootfs" / f"archive-{digest}"
+    folder = await in_thread(lambda: archive_folder(archive, cache=cache))
     async with lock(folder, lambda line: None):
         if not folder.is_dir():
             await in_thread(_unpack_into, archive, folder)
     config = await in_thread(folder.with_name(f"{folder.name}.json").read_bytes)
     return folder, json.loads(config)
+
+
+def archive_folder(archive: Path, *, cache: Path | None = None) -> Path:
+    """Where the tree of an image archive is, or will be. Blocking; `ImageError` if it is none."""
+    return (cache or cache_folder()) / "rootfs" / f"archive-{_archive_digest(archive)}"
 
 
 def can_build(cache: Path | None = None) -> str | None:

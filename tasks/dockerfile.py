@@ -103,6 +103,14 @@ def _buildkit(instruction: Instruction) -> list[str]:
     return [*found, "a here-document"] if instruction.heredoc else found
 
 
+def lone_heredoc(instruction: Instruction) -> str | None:
+    """`<<` or `<<-` when all there is of it is one here-document, else None."""
+    mark = _HEREDOC.fullmatch(instruction.value)
+    if mark is None or mark["end"] is None or len(instruction.bodies) != 1:
+        return None
+    return "<<-" if mark["tabs"] else "<<"
+
+
 def stage_of(instruction: Instruction, args: Mapping[str, str]) -> Stage:
     """What a `FROM` says. Raises `ImageError` when it is not `image` or `image AS name`."""
     words = expand(instruction.value, args).split()

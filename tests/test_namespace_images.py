@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from headrace.configs.models import ImagesConfig
 from headrace.errors import ImageError
 from headrace.sandbox.base import SandboxSpec
 from headrace.sandbox.namespace import NamespaceProvider
@@ -31,7 +32,8 @@ async def provider(
     (cache / "rootfs").mkdir(parents=True)
     base = await ensure_base()
     (cache / "rootfs" / base.name).symlink_to(base)
-    async with NamespaceProvider(cache=cache, progress=lines.append) as provider:
+    own = ImagesConfig(builder="own")
+    async with NamespaceProvider(cache=cache, progress=lines.append, images=own) as provider:
         yield provider
 
 
@@ -137,6 +139,19 @@ async def test_a_file_copied_onto_a_folder_goes_into_it(
     assert await says(provider, image, "cat /srv/f /new/name") == "xx"
 
 
+async def test_here_documents_run_as_buildkit_runs_them(
+    provider: NamespaceProvider, tmp_path: Path
+) -> None:
+    text = (
+        f"FROM {BASE_IMAGE}\nENV WHO=world\nRUN <<-EOF\n\techo hello $WHO > /one\n\tEOF\n"
+        "RUN cat <<'EOF' > /two && echo end >> /two\nRUN $WHO\nEOF\n"
+        "RUN <<EOF\n#!/usr/bin/env python3\nopen('/three', 'w').write('python\\n')\nEOF\n"
+    )
+    image = await provider.prepare(recipe(tmp_path / "t", text))
+    said = await says(provider, image, "cat /one /two /three; ls /tmp")
+    assert said == "hello world\nRUN $WHO\nend\npython\n"
+
+
 async def test_what_is_ignored_is_not_copied(provider: NamespaceProvider, tmp_path: Path) -> None:
     made = recipe(tmp_path / "t", f"FROM {BASE_IMAGE}\nCOPY . /app\n", keep="k", secret="s")
     (tmp_path / "t" / ".dockerignore").write_text("secret\nDockerfile\n")
@@ -171,7 +186,7 @@ async def test_a_build_that_takes_too_long_is_stopped(
     [
         ("FROM ubuntu:24.04\n", r"ubuntu:24.04 is not known.*headrace/base:bookworm"),
         (f"FROM {BASE_IMAGE} AS a\nFROM {BASE_IMAGE}\n", "line 2: .*only one stage"),
-        (f"FROM {BASE_IMAGE}\nRUN <<EOF\necho\nEOF\n", "line 2: .*here-documents"),
+        (f"FROM {BASE_IMAGE}\nCOPY <<EOF /x\n1\nEOF\n", "line 2: .*here-documents"),
         (f"FROM {BASE_IMAGE}\nRUN --mount=type=cache,target=/x true\n", "line 2: .*--mount"),
         (f"FROM {BASE_IMAGE}\nCOPY --from=x /a /b\n", "line 2: .*--from"),
         (f"FROM {BASE_IMAGE}\nADD https://example.org/x /x\n", "line 2: .*is remote"),
