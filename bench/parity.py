@@ -82,6 +82,9 @@ def measure(
     work: Path, names: Sequence[str], policies: Sequence[str], concurrency: int
 ) -> dict[str, float | None]:
     ready = asyncio.run(prepare(work, names))
+    if not names:
+        unknown = {task for task, _ in EXPECTED_DIFFERENCES} - {task.name for task in ready.tasks}
+        assert not unknown, f"expected differences of tasks that do not exist: {unknown}"
     counts = {"agree": 0, "expected": 0, "DIFFER": 0}
     seconds = {"harbor_s": 0.0, "headrace_s": 0.0}
     print(f"\n{'task':<32}{'policy':<10}{'':<10}{'Harbor 0.24':<40}headrace")

@@ -20,8 +20,8 @@ class Outcome:
 
 
 _WINDOWS_LINES = (
-    "test.sh has Windows line ends: under Harbor the kernel finds no program `bash\\r` and nobody is"
-    " graded; headrace runs the script without them and says so in the verifier's log"
+    "test.sh has Windows line ends: under Harbor the kernel finds no program `bash\\r` and nobody"
+    " is graded; headrace runs the script without them and says so in the verifier's log"
 )
 EXPECTED_DIFFERENCES = {
     **{("parity/crlf-script", policy): _WINDOWS_LINES for policy in ("oracle", "noop", "terminus")},

@@ -57,6 +57,7 @@ def commands() -> Iterator[tuple[str, ...]]:
 def test_the_commands_are_those_of_the_manual() -> None:
     assert set(commands()) == {
         (), ("run",), ("eval",), ("resume",), ("report",), ("compare",), ("show",), ("shards",), ("shards", "cat"), ("sweep",),
+        ("export",), ("import",),
         ("doctor",), ("tasks",), ("tasks", "list"), ("tasks", "check"),
     }  # fmt: skip
 
