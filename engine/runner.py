@@ -9,12 +9,13 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-from headrace.aio import background, fan_out, in_thread, unwrap
+from headrace.aio import background, in_thread, unwrap
 from headrace.configs.models import ReplayConfig, RunConfig
 from headrace.engine.driver import Driver
 from headrace.engine.episode import Parts, Planned
 from headrace.engine.evaluate import curve
 from headrace.engine.events import Note, OnEvent, Preparing, RunFinished, RunStarted, ignore
+from headrace.engine.image_phase import ImagePhase
 from headrace.engine.limits import combine
 from headrace.engine.meters import Meters
 from headrace.engine.outcomes import outcome
@@ -25,12 +26,13 @@ from headrace.engine.scheduler import Bounds
 from headrace.engine.shutdown import Shutdown, signals
 from headrace.engine.store import Store
 from headrace.engine.summary import Counted, Summary, summarise, write
-from headrace.errors import ImageError, TaskError
+from headrace.errors import TaskError
 from headrace.policies.base import Policy
 from headrace.policies.registry import build
 from headrace.sandbox.base import Limits, Provider
 from headrace.sandbox.providers import Chosen, choose
 from headrace.tasks.catalog import Catalog, load
+from headrace.tasks.recipes import unsupported
 from headrace.types import Task, Turn
 from headrace.verifiers import registry as verifiers
 
@@ -59,7 +61,9 @@ async def run(config: RunConfig, out: Path, *, on_event: OnEvent = ignore) -> Su
         tell = _line(on_event)
         policy = await in_thread(_policy, config, out, tell)
         label = _NOT_IN_A_LABEL.sub("-", out.name)
-        async with await choose(config.sandbox, run_id=label, progress=tell) as chosen:
+        async with await choose(
+            config.sandbox, images=config.images, run_id=label, progress=tell
+        ) as chosen:
             return await _run(config, out, catalog, policy, chosen, shutdown, on_event)
 
 
@@ -166,10 +170,10 @@ class _Session:
             raise unwrap(group) from group
 
     async def _drive(self, provider: Provider, policy: Policy) -> None:
-        async with asyncio.TaskGroup() as group:
-            images = group.create_task(self._images(provider))
+        tasks = list({p.task.name: p.task for p in self._todo}.values())
+        images = ImagePhase(tasks, provider, self._on_event)
+        async with background(images.run()):
             async with policy, Store(self._folder.path, self._config.store) as store:
-                await images
                 self._meters = meters = Meters()
                 driver = Driver(
                     self._todo,
@@ -177,6 +181,7 @@ class _Session:
                         provider=provider,
                         policy=policy,
                         verifier=verifiers.build(self._config.verifier),
+                        artifacts=self._folder.path / "artifacts",
                     ),
                     _bounds(self._config),
                     sink=store,
@@ -184,35 +189,14 @@ class _Session:
                     shutdown=self._shutdown,
                     grace_s=self._config.engine.grace_s,
                     on_event=self._on_event,
+                    held=images.held,
                 )
+                images.listener = driver.release
                 async with background(meters.watch_loop()):
                     await driver.drive()
                 self._wall_s, self._cpu_s = meters.wall_s, meters.cpu_s
                 self._done = driver.finished
                 self.error = driver.error
-
-    async def _images(self, provider: Provider) -> None:
-        """Build each distinct image once, before the episodes that need it.
-
-        A build that fails is not an error here: the episodes that need it meet it again, from the
-        provider's memory, and record it.
-        """
-        unique: dict[tuple[str | None, ...], Task] = {}
-        for planned in self._todo:
-            recipe = planned.task.environment
-            context = recipe.context if recipe.dockerfile else None
-            unique.setdefault((recipe.image, recipe.dockerfile, context), planned.task)
-
-        async def prepare(numbered: tuple[int, Task]) -> None:
-            i, task = numbered
-            self._on_event(Preparing(what=f"image for {task.name}", fraction=i / len(unique)))
-            try:
-                await provider.prepare(task.environment)
-            except ImageError as error:
-                self._on_event(Note(text=f"no image for {task.name}: {error}"))
-
-        numbered = enumerate(unique.values())
-        await fan_out(prepare, numbered, limit=self._config.engine.preparing)
 
     def summarise(self, provider: str, planned: int, refused: Mapping[str, str]) -> Summary:
         """Read the shards, sum up, write `summary.json`. Blocking.
@@ -245,7 +229,10 @@ class _Session:
 
 async def _refused(provider: Provider, tasks: Sequence[Task], *, network: bool) -> dict[str, str]:
     """Why the provider cannot run a task as it asks, by name; nothing of these is started."""
-    found = {task.name: await provider.refuses(task, network=network) for task in tasks}
+    found = {
+        task.name: unsupported(task) or await provider.refuses(task, network=network)
+        for task in tasks
+    }
     return {name: reason for name, reason in found.items() if reason is not None}
 
 
@@ -265,6 +252,8 @@ def _without_network(tasks: Sequence[Task]) -> int:
 def _catalog(config: RunConfig, on_event: OnEvent) -> Catalog:
     source = config.tasks
     catalog = load(source.source, source.include, source.exclude, source.limit)
+    for note in catalog.notes:
+        on_event(Note(text=note))
     for problem in catalog.problems:
         on_event(Note(text=f"left out: {problem.path}: {problem.message}"))
     for name, warnings in catalog.warnings.items():

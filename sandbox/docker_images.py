@@ -312,7 +312,9 @@ class LogTail:
 
 
 def _key(recipe: EnvironmentRecipe) -> tuple[str, ...]:
-    return (recipe.image or "", recipe.dockerfile or "", recipe.context or "")
+    if recipe.dockerfile is None:
+        return ("ready", recipe.image or "")
+    return (recipe.image or "", recipe.dockerfile, recipe.context or "")
 
 
 def _registry(name: str) -> str:

@@ -18,6 +18,7 @@ from headrace.errors import SandboxError
 from headrace.sandbox import leases
 from headrace.sandbox.docker_engine import EngineClient, socket_path, status_of
 from headrace.sandbox.docker_images import LABEL
+from headrace.sandbox.namespace_buildah import Buildah
 from headrace.sandbox.namespace_images import layer_names
 from headrace.sandbox.rootfs import BASE_IMAGE, cache_folder
 from headrace.types import EnvironmentRecipe, Record
@@ -125,14 +126,26 @@ async def namespace_stock(cache: Path | None = None) -> Stock:
 
 
 async def prune_namespace(
-    recipes: Sequence[EnvironmentRecipe], *, cache: Path | None = None, dry_run: bool = False
+    recipes: Sequence[EnvironmentRecipe],
+    *,
+    names: Collection[str],
+    cache: Path | None = None,
+    dry_run: bool = False,
 ) -> Pruned:
-    """Remove the layers that no recipe needs. Raises `SandboxError` while sandboxes are live."""
+    """Remove the layers that no recipe needs, and the images of buildah that have other `names`.
+
+    Raises `SandboxError` while sandboxes are live.
+    """
     folder = cache or cache_folder()
     if not dry_run:
         await in_thread(_refuse_while_live)
     needed = await in_thread(layer_names, recipes, folder)
-    return await in_thread(_prune_layers, folder, needed, dry_run)
+    done = await in_thread(_prune_layers, folder, needed, dry_run)
+    buildah = Buildah(folder)
+    unwanted = sorted(await buildah.names() - set(names))
+    for name in unwanted if not dry_run else ():
+        await buildah.remove(name)
+    return msgspec.structs.replace(done, removed=(*done.removed, *unwanted))
 
 
 def _namespace_stock(cache: Path) -> Stock:

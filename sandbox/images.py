@@ -178,7 +178,9 @@ class _Draft:
     def identity(self) -> tuple[str, ...]:
         if self.chain is not None and not self.findings:
             return ("built", self.chain.key, self.recipe.image or "")
-        return (self.recipe.image or "", self.recipe.dockerfile or "", self.recipe.context or "")
+        if self.recipe.dockerfile is None:
+            return ("ready", self.recipe.image or "")
+        return (self.recipe.image or "", self.recipe.dockerfile, self.recipe.context or "")
 
     @property
     def layers(self) -> tuple[Layer, ...]:

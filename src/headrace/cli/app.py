@@ -12,7 +12,7 @@ from typing import Annotated
 import typer
 
 import headrace
-from headrace.cli import exchange, machine, reports, runs, shows, tasks
+from headrace.cli import exchange, images, machine, reports, runs, shows, tasks
 from headrace.errors import InfrastructureError, UsageError
 
 EXIT_CODES = {
@@ -41,6 +41,7 @@ app.add_typer(shows.shards, name="shards")
 app.command("export")(exchange.export)
 app.command("import")(exchange.import_)
 app.add_typer(tasks.app, name="tasks")
+app.add_typer(images.app, name="images")
 app.command("sweep")(machine.sweep)
 app.command("doctor")(machine.doctor)
 
