@@ -23,6 +23,8 @@ from headrace.types import Record
 
 CLIENT = "client"
 CLIENT_VARIABLE = "T_BENCH_TASK_DOCKER_CLIENT_CONTAINER_NAME"
+PROJECT_VARIABLE = "COMPOSE_PROJECT_NAME"
+"""The official harness names the project as the client's container."""
 TEST_DIR = "/tests"
 _READ = {
     "build", "image", "command", "entrypoint", "environment", "volumes", "working_dir", "user",
@@ -97,6 +99,7 @@ def variables_of(task: str, environ: Mapping[str, str], extra: Mapping[str, str]
     prefix = f"tb__{task}".replace(".", "-")
     own = {
         "T_BENCH_TASK_DOCKER_CLIENT_CONTAINER_NAME": prefix,
+        PROJECT_VARIABLE: prefix,
         "T_BENCH_TASK_DOCKER_CLIENT_IMAGE_NAME": f"{prefix}__client",
         "T_BENCH_TASK_DOCKER_NAME_PREFIX": prefix,
         "T_BENCH_CONTAINER_LOGS_PATH": "/logs",
@@ -145,7 +148,8 @@ def _choose(services: Mapping[str, dict[str, Any]], warnings: list[str]) -> str:
     """The service whose container is the harness's client."""
     named = [
         name for name, service in services.items()
-        if CLIENT_VARIABLE in str(service.get("container_name", ""))
+        if any(variable in str(service.get("container_name", ""))
+               for variable in (CLIENT_VARIABLE, PROJECT_VARIABLE))
     ]  # fmt: skip
     if len(named) == 1:
         return named[0]

@@ -185,6 +185,10 @@ class _Table:
 def _instruction(table: _Table) -> str:
     key, value = "instruction", table.values.get("instruction")
     old = [name for name in ("description", "descriptions") if name in table.values]
+    if isinstance(value, str) and (texts := _descriptions_named(table, value)):
+        table.warn(key, f"{show(value)} names a description; all {len(texts)} are the instruction, "
+                   "where the official harness gives the word alone")  # fmt: skip
+        return "\n\n".join(texts)
     if value is not None:
         table.warnings += [f"{name}: not used, for there is an instruction" for name in old]
     elif isinstance(table.values.get("description"), str):
@@ -200,6 +204,16 @@ def _instruction(table: _Table) -> str:
     if not value.strip():
         raise TaskError(f"{key}: the instruction is empty")
     return value
+
+
+def _descriptions_named(table: _Table, word: str) -> list[str]:
+    """All descriptions, where `word` is the key of one and not an instruction by itself."""
+    entries = table.values.get("descriptions")
+    entries = [e for e in entries if isinstance(e, dict)] if isinstance(entries, list) else []
+    if word.strip() not in [entry.get("key") for entry in entries]:
+        return []
+    texts = [entry.get("description") for entry in entries]
+    return [text.strip() for text in texts if isinstance(text, str) and text.strip()]
 
 
 def _base_description(table: _Table) -> str:

@@ -168,6 +168,19 @@ def test_older_forms_of_the_instruction_are_read(
     assert "descriptions" not in found.task.metadata
 
 
+def test_an_instruction_that_names_a_description_is_the_descriptions(tmp_path: Path) -> None:
+    found = with_yaml(
+        tmp_path,
+        "instruction: base\ndifficulty: easy\ndescriptions:\n"
+        "  - {key: base, description: Solve it.}\n  - {key: problem, description: 'What?'}\n",
+    )
+    assert found.task.instruction == "Solve it.\n\nWhat?"
+    assert found.warnings == (
+        "instruction: 'base' names a description; all 2 are the instruction, where the official "
+        "harness gives the word alone",
+    )
+
+
 def test_canary_lines_of_the_instruction_are_left_out(tmp_path: Path) -> None:
     text = "difficulty: easy\ninstruction: |\n  # terminal-bench-canary GUID 1\n\n  Do it.\n"
     assert with_yaml(tmp_path, text).task.instruction == "Do it.\n"
@@ -459,9 +472,12 @@ def test_the_only_service_is_the_client_whatever_its_name(tmp_path: Path) -> Non
 
 def test_the_client_is_the_service_with_the_harness_container_name(tmp_path: Path) -> None:
     text = COMPOSE.replace("  client:", "  agent:") + "  db:\n    image: postgres\n"
-    compose = task(tmp_path, **{"docker-compose__yaml": text}).environment.compose
-    assert compose is not None
-    assert (compose.service, compose.services) == ("agent", ("agent", "db"))
+    for name in ("T_BENCH_TASK_DOCKER_CLIENT_CONTAINER_NAME", "COMPOSE_PROJECT_NAME"):
+        named = text.replace("T_BENCH_TASK_DOCKER_CLIENT_CONTAINER_NAME", name)
+        found = read(tmp_path, **{"docker-compose__yaml": named})
+        compose = found.task.environment.compose
+        assert compose is not None and found.warnings == ()
+        assert (compose.service, compose.services) == ("agent", ("agent", "db"))
 
 
 def test_a_ready_image_needs_no_dockerfile(tmp_path: Path) -> None:
