@@ -32,7 +32,8 @@ async def main():
         return
     async with NamespaceProvider() as provider:
         spec = SandboxSpec(
-            image="headrace/base:bookworm", episode="e", workdir="/app", limits=Limits(pids=40)
+            image="headrace/base:bookworm", episode="e", workdir="/app", limits=Limits(pids=40),
+            terminal=True,
         )
         async with provider.open(spec) as sandbox:
             async def says(command, timeout_s=20):
@@ -45,6 +46,12 @@ async def main():
             print("timeout:", slow.timed_out, slow.shell_lost)
             await sandbox.write("/deep/er/file", bytes(range(256)))
             print("file:", await sandbox.read("/deep/er/file") == bytes(range(256)))
+            terminal = await sandbox.terminal()
+            typed = await terminal.type("tty; stty size; pwd\\n", wait_s=30)
+            print("typed:", typed.stdout.decode().split("\\n")[1:4], typed.timed_out)
+            print("read:", (await terminal.type("cat\\n", wait_s=30)).timed_out)
+            keys = await terminal.type("C-c", wait_s=30)
+            print("keys:", keys.stdout[:2], keys.timed_out)
             command = "for i in $(seq 100); do sleep 1000 & done"
             await sandbox.run(command, timeout_s=1)
             print("exec:", (await sandbox.exec("echo still", timeout_s=20)).stdout)
@@ -106,6 +113,9 @@ def test_a_user_without_privileges_gets_the_same_walls(cache: Path) -> None:
         "net: lo",
         "timeout: True False",
         "file: True",
+        "typed: ['/dev/pts/0', '40 160', '/app'] False",
+        "read: False",
+        "keys: b'^C' False",
         "exec: b'still\\n'",
         "lacks: pids memory cpu",
     ]
