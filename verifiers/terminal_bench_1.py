@@ -16,7 +16,6 @@ and the last `READ_BYTES` are read. No test has a terminal as its stdin or stdou
 import io
 import tarfile
 import time
-from pathlib import Path
 
 import msgspec
 
@@ -144,7 +143,7 @@ def _packed(task: Task) -> bytes:
     """
     out = io.BytesIO()
     with tarfile.open(fileobj=out, mode="w", format=tarfile.GNU_FORMAT) as whole:
-        for source in (Path(task.verifier.script), *task.verifier.tests):
+        for source in (task.verifier.script, *task.verifier.tests):
             with tarfile.open(fileobj=io.BytesIO(pack(source)), mode="r:") as part:
                 for member in part:
                     whole.addfile(member, part.extractfile(member) if member.isreg() else None)
