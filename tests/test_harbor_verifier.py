@@ -336,6 +336,14 @@ async def test_the_tests_run_as_the_images_user_where_the_task_names_none(
     assert (verdict.reward, root.reward) == (1.0, 1.0)
 
 
+async def test_tests_of_a_user_who_does_not_exist_are_a_fault_that_says_so(
+    sandbox: Sandbox, tmp_path: Path
+) -> None:
+    verdict = await graded(sandbox, tmp_path, bash("true"), user="no; such")
+    assert verdict.reason is not None and verdict.reason.startswith("reward_missing")
+    assert verdict.log_tail == "headrace: no user no; such\n"
+
+
 async def test_a_reward_that_only_root_can_read_is_read(sandbox: Sandbox, tmp_path: Path) -> None:
     script = bash(f"echo 0.5 > {REWARD}.txt; chmod 000 {REWARD}.txt")
     assert (await graded(sandbox, tmp_path, script, user="nobody")).reward == 0.5

@@ -21,6 +21,8 @@ from headrace.tasks.recipes import recipes_of, unsupported
 from headrace.types import (
     Action,
     AgentRecipe,
+    Artifact,
+    CollectHook,
     Command,
     CommandResult,
     ComposeFile,
@@ -131,6 +133,31 @@ def test_steps_of_different_users_are_refused_by_name() -> None:
     mixed = (step("a"), step("b", agent=AgentRecipe(user="worker")))
     reason = unsupported(task(steps=mixed))
     assert reason is not None and "the image's own, worker" in reason
+
+
+LONG = "x" * 100_000
+
+
+@pytest.mark.parametrize(
+    ("changes", "name"),
+    [
+        (
+            {"environment": EnvironmentRecipe(image="x", healthcheck=HealthCheck(command=LONG))},
+            "environment.healthcheck",
+        ),
+        ({"verifier": VerifierRecipe(collect=(CollectHook(command=LONG),))}, "verifier.collect[0]"),
+        ({"artifacts": (Artifact(source="/a"), Artifact(source=f"/{LONG}"))}, "artifacts"),
+        (
+            {"steps": (step("a"), step("b", healthcheck=HealthCheck(command=LONG)))},
+            "healthcheck of step 'b'",
+        ),
+    ],
+)
+def test_a_command_that_fits_into_no_argument_is_refused_by_name(
+    changes: dict[str, object], name: str
+) -> None:
+    reason = unsupported(task(**changes))  # type: ignore[arg-type]
+    assert reason is not None and reason.startswith(f"{name}: ")
 
 
 # --- over the fake provider -----------------------------------------------------------------

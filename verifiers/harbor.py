@@ -19,6 +19,8 @@ import tarfile
 import time
 from collections.abc import Sequence
 
+import msgspec
+
 from headrace.aio import in_thread
 from headrace.errors import SandboxError
 from headrace.sandbox.archive import TRANSFER_TIMEOUT_S, pack, unpack
@@ -41,6 +43,7 @@ TAIL_CHARS = 4000
 LOG_BLOCKS = 16384
 """Of at most 4096 bytes each, from the start of the output; then `LOG_BYTES` of its end."""
 LINGER_S = 1
+NOT_STARTED = 126
 SMALL_KB = 128
 """Files below it come with the inspection; a larger one is read by itself."""
 MAX_REPORT_BYTES = 8 << 20
@@ -138,8 +141,6 @@ class HarborVerifier:
         if brought.unusable is not None:
             return _faulty(brought.unusable, time.monotonic() - begun)
         timed_out, left = await _run_tests(task, sandbox)
-        if left is None:
-            left = await _inspect(sandbox)
         tests = await _outcomes(sandbox, left)
         found: Rewards | RewardFault
         if timed_out:
@@ -206,10 +207,10 @@ def _packed(folders: Sequence[str]) -> bytes:
     return out.getvalue()
 
 
-async def _run_tests(task: Task, sandbox: Sandbox) -> tuple[bool, _Left | None]:
-    """Run test.sh to its end or its deadline, and look at once at what it left.
+async def _run_tests(task: Task, sandbox: Sandbox) -> tuple[bool, _Left]:
+    """Run test.sh to its end or its deadline: whether it was the deadline, and what it left.
 
-    Whether it was the deadline; None when nothing could be seen as the tests' own user.
+    Looked at in the same step as the tests' user, and again as root where that came to nothing.
     """
     result = await sandbox.exec(
         f"{_RUN}\nprintf 'headrace-ran\\n'\n{_INSPECT}",
@@ -220,9 +221,12 @@ async def _run_tests(task: Task, sandbox: Sandbox) -> tuple[bool, _Left | None]:
         max_output_bytes=LOG_BYTES + 4096,
     )
     _, ran, seen = result.stdout.rpartition(_RAN)
-    if result.timed_out or not ran or result.stdout_cut or b"--\n" not in seen:
-        return result.timed_out, None
-    return False, _left(seen, result.stderr)
+    if not result.timed_out and ran and not result.stdout_cut and b"--\n" in seen:
+        return False, _left(seen, result.stderr)
+    left = await _inspect(sandbox)
+    if result.exit_code == NOT_STARTED and not left.log:  # no such user, no such folder
+        left = msgspec.structs.replace(left, log=result.stderr.decode("utf-8", "replace"))
+    return result.timed_out, left
 
 
 async def _inspect(sandbox: Sandbox) -> _Left:
