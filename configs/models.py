@@ -109,6 +109,8 @@ class VllmConfig(Section):
     """The name under which an existing server has the model; None: what it lists first."""
     protocol: Literal["terminus-json", "shell-block"] = "terminus-json"
     """How the model's text becomes actions."""
+    confirm: bool = False
+    """Ask once more when an answer says the task is done, as Terminus-2 does; False: it ends."""
     structured: bool = False
     """Hand the protocol's schema or grammar to the server, so that every answer parses."""
     sampling: SamplingConfig = SamplingConfig()
@@ -144,6 +146,8 @@ class ScriptedConfig(Section):
     """In place of `commands`: what a model would say, one answer per turn, read by `protocol`."""
     protocol: Literal["terminus-json", "shell-block"] = "terminus-json"
     """How `answers` become actions."""
+    confirm: bool = False
+    """An episode of `answers` ends when two in a row say the task is done."""
     script: str | None = None
     """A TOML file: `commands = [...]` (or `answers`) for all tasks and
     `[tasks."NAME"] commands = [...]`."""

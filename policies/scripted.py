@@ -16,6 +16,7 @@ from headrace.errors import ConfigError
 from headrace.policies.base import Budget
 from headrace.policies.listed import NOTHING_LEFT, ListedSession
 from headrace.policies.protocols.base import AgentProtocol, Parsed
+from headrace.policies.protocols.confirm import session_protocol
 from headrace.policies.protocols.instruction import instruction_of
 from headrace.policies.protocols.registry import protocol
 from headrace.policies.version import version_of
@@ -62,7 +63,10 @@ class ScriptedPolicy:
         self._protocol = protocol(config.protocol)
         has_answers = any(x.answers for x in (self.script.lines, *self.script.tasks.values()))
         self.terminal = has_answers and self._protocol.terminal
-        read_by = [self._protocol.name, self._protocol.version] if has_answers else []
+        self._confirm = config.confirm
+        read_by = (
+            [self._protocol.name, self._protocol.version, config.confirm] if has_answers else []
+        )
         self.version = version_of(name=self.name, rules=2, script=self.script, read_by=read_by)
 
     @asynccontextmanager
@@ -71,7 +75,8 @@ class ScriptedPolicy:
     ) -> "AsyncIterator[ListedSession | AnswersSession]":
         lines = self.script.lines_of(task)
         if lines.answers:
-            yield AnswersSession(self._protocol, task, lines.answers)
+            agent = session_protocol(self._protocol, confirm=self._confirm)
+            yield AnswersSession(agent, task, lines.answers)
         else:
             yield ListedSession(_actions(lines.commands))
 

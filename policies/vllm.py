@@ -19,6 +19,7 @@ from headrace.errors import ConfigError, PolicyError, ServerGone, ServerLost
 from headrace.policies.base import Budget, Session, Stop
 from headrace.policies.client import Completion, CompletionClient, Model, Request
 from headrace.policies.protocols.base import AgentProtocol, Parsed
+from headrace.policies.protocols.confirm import session_protocol
 from headrace.policies.protocols.instruction import instruction_of
 from headrace.policies.protocols.registry import protocol
 from headrace.policies.rendering import Chat
@@ -78,6 +79,7 @@ class VllmPolicy:
             served=config.served_model_name,
             max_model_len=config.server.max_model_len,
             protocol=[self._protocol.name, self._protocol.version],
+            confirm=config.confirm,
             structured=config.structured,
             sampling=config.sampling.model_dump(mode="json"),
         )
@@ -128,7 +130,8 @@ class VllmPolicy:
     async def _session(self, task: Task, sample: int) -> AsyncIterator[Session]:
         if self._server is not None:
             await self._server.ready()  # here, for a restart is not the agent's time
-        yield _Conversation(self, self._protocol, self._chat, task, sample)
+        agent = session_protocol(self._protocol, confirm=self._config.confirm)
+        yield _Conversation(self, agent, self._chat, task, sample)
 
     def request(self, prompt: Sequence[int], max_tokens: int, seed: int) -> Request:
         """What is sent for one sample."""

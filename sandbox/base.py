@@ -95,6 +95,7 @@ class Terminal(Protocol):
         A `keys` that is one key name (`C-c`, `Enter`, `Up`, ...) is that key; anything else is
         typed literally. `wait_s` is the longest wait: it returns as soon as the command that was
         typed has ended and the output is still; with `timed_out` when something still runs then.
+        Empty `keys` type nothing and wait: for what runs, or else for all of `wait_s`; 0 looks.
         `stdout` is what was printed since the previous call, as plain text in UTF-8, lines as the
         screen holds them, and empty when that cannot be told from the screen alone (a full-screen
         program). `screen` is the visible screen. `exit_code` is None. A shell that ended gives

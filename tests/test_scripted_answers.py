@@ -126,3 +126,29 @@ def test_the_protocol_that_reads_the_answers_is_part_of_the_version() -> None:
         return ScriptedPolicy(config).version
 
     assert version("terminus-json") != version("shell-block")
+
+
+async def test_completion_may_be_asked_for_twice() -> None:
+    answers = (
+        answer("one\n", done=True),
+        answer("two\n"),
+        answer("three\n", done=True),
+        "no JSON",
+        answer("four\n", done=True),
+    )
+    policy = ScriptedPolicy(ScriptedConfig(answers=answers, confirm=True))
+    shown = []
+    async with policy.session(task(), 0) as session:
+        action = await session.act([], Budget())
+        while not action.done:
+            action = await session.act([RESULT] * len(action.commands), Budget())
+            shown.append("say once more" in session.observation())
+    assert action.commands[0].text == "four\n"
+    assert shown == [True, False, True, False]
+
+
+async def test_each_session_is_asked_for_itself() -> None:
+    policy = ScriptedPolicy(ScriptedConfig(answers=(answer("x\n", done=True),) * 2, confirm=True))
+    for _ in range(2):
+        first, second = await taken(policy, task(), RESULT)
+        assert (first.done, second.done) == (False, True)

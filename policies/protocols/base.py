@@ -5,8 +5,7 @@ Rule: pure and stateless. `parse` never raises, whatever the text; what it canno
 that is the policy's work.
 
 Completion takes one step: an answer that says the task is done ends the episode after its
-commands have run, and no confirmation is asked for. A confirming protocol would keep that state
-in an object per session.
+commands have run. `confirm.py` asks once more, around any protocol, with its state per session.
 """
 
 from collections.abc import Sequence
