@@ -3,6 +3,6 @@
 set -euo pipefail
 python=${1:?usage: bench-all.sh PYTHON}
 cd "$(dirname "$0")/.."
-for bench in sandbox_shell episodes store; do
+for bench in sandbox_shell episodes store tasks; do
 	"$python" -m "bench.$bench" --json "bench/results/$bench.json"
 done

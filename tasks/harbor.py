@@ -20,6 +20,7 @@ from headrace.tasks.harbor_toml import Fields, StepFields, interpret
 from headrace.tasks.harbor_verifier import verifier_recipe
 from headrace.tasks.harbor_world import with_folder
 from headrace.tasks.reading import Read
+from headrace.tasks.toml_table import MAX_DEPTH, depth, has_long_key
 from headrace.types import (
     AgentRecipe,
     SolutionRecipe,
@@ -109,12 +110,17 @@ def _read(root: Path, environ: Mapping[str, str]) -> Read:
 
 def _document(root: Path) -> dict[str, object]:
     text = read_text(root, CONFIG, MAX_TEXT_BYTES)
+    if has_long_key(text):
+        raise TaskError(f"{root / CONFIG}: a key of more than {MAX_DEPTH} parts")
     try:
-        return tomllib.loads(text)
+        document = tomllib.loads(text)
     except ValueError as e:
         raise TaskError(f"{root / CONFIG}: broken TOML: {e}") from None
     except RecursionError:
         raise TaskError(f"{root / CONFIG}: broken TOML: nested too deep") from None
+    if depth(document) > MAX_DEPTH:
+        raise TaskError(f"{root / CONFIG}: nested deeper than {MAX_DEPTH}")
+    return document
 
 
 def _instruction(root: Path, name: str) -> str:

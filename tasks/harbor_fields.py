@@ -14,8 +14,7 @@ from headrace.types import Artifact, CollectHook, HealthCheck, McpServer
 
 MAX_ENV_BYTES = 16 << 10
 """Of one `env` table, so that two of them fit into the script of one command."""
-CONVENTION = "/logs/artifacts"
-"""Of the service `main`; collected whether it is listed or not."""
+MAX_ARTIFACTS = 1000
 MANIFEST = "manifest.json"
 _TRANSPORTS = {
     "sse": "sse",
@@ -87,6 +86,8 @@ def artifacts(parent: Table) -> tuple[Artifact, ...]:
     value = parent.values.get("artifacts", [])
     if not isinstance(value, list):
         raise parent.wrong("artifacts", "a list of paths and tables")
+    if len(value) > MAX_ARTIFACTS:
+        raise parent.wrong("artifacts", f"at most {MAX_ARTIFACTS} entries")
     found = []
     for i, item in enumerate(value):
         path = f"{parent.at('artifacts')}[{i}]"
@@ -128,14 +129,14 @@ def _destination(table: Table) -> str | None:
 def overlaps(entries: tuple[Artifact, ...]) -> list[str]:
     """Warnings about entries that would be kept at one place; the first of them counts."""
     found = []
-    for i, one in enumerate(entries):
-        for other in entries[i + 1 :]:
-            a, b = _kept_at(one), _kept_at(other)
-            if a == b and (one.source, one.service) != (other.source, other.service):
-                found.append(
-                    f"artifacts: {one.source!r} and {other.source!r} are both kept at {str(a)!r}; "
-                    "the first one counts"
-                )
+    places: dict[PurePosixPath, Artifact] = {}
+    for one in entries:
+        first = places.setdefault(_kept_at(one), one)
+        if (first.source, first.service) != (one.source, one.service):
+            found.append(
+                f"artifacts: {first.source!r} and {one.source!r} are both kept at "
+                f"{str(_kept_at(one))!r}; the first one counts"
+            )
     return found
 
 

@@ -6,6 +6,7 @@ read is a warning. What the values mean is decided elsewhere.
 
 import difflib
 import math
+import re
 from collections.abc import Mapping
 from functools import lru_cache
 from typing import Any
@@ -13,6 +14,33 @@ from typing import Any
 import msgspec
 
 from headrace.errors import TaskError
+
+MAX_DEPTH = 64
+"""Of a document: what reads it follows it by recursion."""
+MAX_UNKNOWN = 20
+"""Keys of one table that are named."""
+_PART = r"""(?:[\w-]++|"[^"\n]*+"|'[^'\n]*+')[ \t]*+\.[ \t]*+"""
+_LONG_KEY = re.compile(rf"(?<![\w-])(?:{_PART}){{{MAX_DEPTH}}}", re.ASCII)
+
+
+def has_long_key(text: str) -> bool:
+    """Whether a TOML text has a key of too many parts.
+
+    Asked before parsing: the time that `tomllib` takes grows with their square.
+    """
+    return _LONG_KEY.search(text) is not None
+
+
+def depth(document: Any) -> int:
+    """How deep tables and lists are nested. Without recursion: dotted keys nest without end."""
+    deepest, stack = 0, [(document, 0)]
+    while stack:
+        value, level = stack.pop()
+        deepest = max(deepest, level)
+        inner = value.values() if isinstance(value, dict) else value
+        if isinstance(value, dict | list):
+            stack += [(item, level + 1) for item in inner]
+    return deepest
 
 
 class Table:
@@ -34,9 +62,12 @@ class Table:
 
     def expect(self, known: str) -> "Table":
         """This table, after a warning for each key that is not in `known`."""
-        for key in self.values:
-            if key not in known.split():
-                self.warnings.append(f"unknown key {self.at(key)!r}{_hint(key, known)}")
+        names = set(known.split())
+        unknown = [key for key in self.values if key not in names]
+        for key in unknown[:MAX_UNKNOWN]:
+            self.warnings.append(f"unknown key {show(self.at(key))}{_hint(key[:60], known)}")
+        if len(unknown) > MAX_UNKNOWN:
+            self.warnings.append(f"{len(unknown) - MAX_UNKNOWN} more unknown keys")
         return self
 
     def table(self, key: str) -> "Table":

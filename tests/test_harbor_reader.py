@@ -244,6 +244,9 @@ def _gone(name: str) -> Callable[[Path], object]:
 BAD: list[tuple[str, Callable[[Path], object], str]] = [
     ("no task.toml", _gone("task.toml"), "no task.toml"),
     ("broken TOML", _toml('[task]\nname = "a\n'), "broken TOML.*line 2"),
+    ("TOML with a key of a thousand parts", _toml("metadata." + "a." * 1000 + "a = 1"),
+     "a key of more than 64 parts"),
+    ("TOML with a million parts", _toml("[" + "a." * 500_000 + "a]"), "more than 64 parts"),
     ("TOML of too many levels", _toml("a = " + "[" * 5000), "nested too deep"),
     ("TOML that is not UTF-8", lambda r: (r / "task.toml").write_bytes(b"\xff"), "byte 0xff at 0"),
     ("TOML that is huge", _toml("#" * (1 << 20 | 1)), "at most 1048576 bytes"),
