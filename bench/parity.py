@@ -1,10 +1,10 @@
 """Do headrace and Harbor come to the same verdict on the same tasks, under the same policies?
 
-22 small tasks with everything a verdict depends on (services, users, working folders, rewards by
-JSON and text, missing and broken ones, timeouts), by three policies: the reference solution,
-nothing, and Terminus-2 with a scripted model. Harbor runs as it is published, in an environment of
-its own; both sides use Docker and the same images. A case agrees when every number the verifier
-wrote and the kind of failure are equal.
+23 small tasks with everything a verdict depends on (services, users, working folders, steps,
+rewards by JSON and text, missing and broken ones, timeouts), by three policies: the reference
+solution, nothing, and Terminus-2 with a scripted model. Harbor runs as it is published, in an
+environment of its own; both sides use Docker and the same images. A case agrees when every number
+the verifier wrote and the kind of failure are equal.
 
     python -m bench.parity [--tasks NAME,...] [--policies oracle,noop,terminus] [--json FILE]
 """

@@ -43,7 +43,11 @@ def run(ready: Ready, policy: str, work: Path, concurrency: int) -> dict[str, Ou
         agent = ["--agent", {"oracle": "oracle", "noop": "nop", "terminus": "terminus-2"}[policy]]
         if policy == "terminus":
             # By instruction, for that is all a model sees of a task.
-            instructions = {task.name: task.instruction for task in ready.tasks}
+            instructions = [
+                (task.name, part.instruction)
+                for task in ready.tasks
+                for part in (task.steps or (task,))
+            ]
             address = stack.enter_context(serving(Answers(ANSWERS, instructions)))
             agent += ["--model", "openai/scripted", "--agent-kwarg", f"api_base={address}"]
             for setting in ("record_terminal_session=false", "enable_summarize=false"):

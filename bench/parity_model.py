@@ -20,17 +20,17 @@ DONE = '{"analysis": "", "plan": "", "commands": [], "task_complete": true}'
 class Answers:
     """The answers of every task, found by instruction."""
 
-    def __init__(self, script: Path, instructions: Mapping[str, str]) -> None:
-        """`instructions`: of each task, by name."""
+    def __init__(self, script: Path, instructions: Sequence[tuple[str, str]]) -> None:
+        """`instructions`: names of tasks and their instructions, one for each step."""
         document = tomllib.loads(script.read_text())
         self._others: Sequence[str] = document.get("answers", [])
         own = document.get("tasks", {})
-        if len({text.strip() for text in instructions.values()}) < len(instructions):
-            raise ValueError("two tasks have the same instruction: they cannot be told apart")
         self._of = {
             text.strip(): own.get(name, {}).get("answers", self._others)
-            for name, text in instructions.items()
+            for name, text in instructions
         }
+        if len(self._of) < len(instructions):
+            raise ValueError("two tasks have the same instruction: they cannot be told apart")
 
     def next(self, messages: Sequence[Mapping[str, Any]]) -> str:
         said = sum(message["role"] == "assistant" for message in messages)

@@ -53,7 +53,9 @@ def test_the_parity_tasks_can_be_read_and_told_apart() -> None:
     catalog = load(str(TASKS))
     assert catalog.problems == ()
     assert len(catalog.tasks) >= 20
-    instructions = [task.instruction.strip() for task in catalog.tasks]
+    instructions = [
+        part.instruction.strip() for task in catalog.tasks for part in (task.steps or (task,))
+    ]
     assert len(set(instructions)) == len(instructions)
     assert not [a for a in instructions for b in instructions if a != b and a in b]
 
