@@ -7,18 +7,22 @@ import pytest
 from headrace.configs.models import RunConfig
 from headrace.engine import runner
 from headrace.engine.reader import latest_episodes
+from headrace.errors import TaskError
 from headrace.types import Episode, VerdictFault
 
 DATA = Path(__file__).parent / "data" / "terminal-bench-1"
 TASKS = sorted(path.name for path in DATA.iterdir() if path.is_dir())
 
 
+COMPOSE = DATA.parent / "terminal-bench-1-compose"
+
+
 async def run(
-    provider: str, folder: Path, policy: str, *, compat: str = "correct"
+    provider: str, folder: Path, policy: str, *, compat: str = "correct", source: Path = DATA
 ) -> dict[str, Episode]:
     config = RunConfig.model_validate(
         {
-            "tasks": {"source": str(DATA)},
+            "tasks": {"source": str(source)},
             "policy": {"type": policy},
             "sandbox": {"provider": provider},
             "verifier": {"compat": compat},
@@ -70,3 +74,24 @@ async def test_strict_solves_what_the_official_harness_would(tmp_path: Path) -> 
     episodes = await run("namespace", tmp_path, "noop", compat="strict")
     solved = sorted(name for name, episode in episodes.items() if episode.verdict.passed)
     assert solved == ["duplicate-names", "empty-summary"]
+
+
+@pytest.mark.docker
+@pytest.mark.timeout(180)
+@pytest.mark.parametrize(("policy", "reward"), [("oracle", 1.0), ("noop", 0.0)])
+async def test_a_task_of_several_containers_is_run_by_docker_compose(
+    unavailable: dict[str, str | None], tmp_path: Path, policy: str, reward: float
+) -> None:
+    if unavailable["docker"]:
+        pytest.skip(unavailable["docker"])
+    episodes = await run("docker", tmp_path, policy, source=COMPOSE)
+    verdict = episodes["client-and-server"].verdict
+    assert (verdict.reward, verdict.fault) == (reward, None), verdict.log_tail
+
+
+@pytest.mark.namespace
+async def test_a_task_of_several_containers_is_refused_where_sandboxes_stand_alone(
+    tmp_path: Path,
+) -> None:
+    with pytest.raises(TaskError, match=r"docker-compose\.yaml\) with client, server"):
+        await run("namespace", tmp_path, "noop", source=COMPOSE)
