@@ -110,13 +110,14 @@ class Keeper:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        """Made by the first artifact; what an earlier try left is removed then."""
+        """Made by the first artifact; what an earlier try left is removed before."""
         self.entries: list[Collected] = []
         self._left = MAX_BYTES
         self._fresh = False
 
     async def collect(self, view: Task, sandbox: Sandbox, step: str = "") -> list[Collected]:
         """Run the hooks of `view`, take its artifacts; the entries that this has added."""
+        await self._make_fresh()
         hooks = view.verifier.collect
         wanted = claims(view.artifacts, step)
         found: list[Collected] = []
@@ -165,7 +166,6 @@ class Keeper:
         data = await _fetch(claim.artifact, kind, view, sandbox, self._left)
         if isinstance(data, str):
             return _entry(claim, "failed", data)
-        await self._make_fresh()
         unpacked = await in_thread(self._keep, claim, kind, data)
         if isinstance(unpacked, str):
             return _entry(claim, "failed", unpacked)

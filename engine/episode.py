@@ -22,12 +22,12 @@ from headrace.aio import in_thread
 from headrace.engine import steps
 from headrace.engine.act import Bench, Clock, Ending, Log, act
 from headrace.engine.artifacts import Keeper, run_hooks
-from headrace.engine.health import Sleep, Unhealthy, wait_healthy
+from headrace.engine.health import Sleep, wait_healthy
 from headrace.engine.limits import of_step
 from headrace.engine.parts import Parts, Planned, Stages
 from headrace.engine.separate import verify_apart
 from headrace.engine.world import World, open_agents
-from headrace.errors import InfrastructureError, PolicyError
+from headrace.errors import InfrastructureError, PolicyError, SandboxError
 from headrace.tasks.phases import agent_policy, verifier_policy, views_of
 from headrace.types import (
     Collected,
@@ -40,6 +40,8 @@ from headrace.types import (
     Verdict,
     VerdictFault,
 )
+
+ALIVE_S = 60.0
 
 __all__ = ["Attempt", "Parts", "Planned", "Stages"]
 
@@ -183,12 +185,15 @@ class Attempt:
         """Prepare a step after the first; False when it cannot begin."""
         before, step = self._planned.task.steps[index - 1 : index + 1]
         world.enter(self._planned.task.environment.network)
-        if before.verifier.environment is None:
-            await steps.clear_tests(world.sandbox)
-        await steps.fresh_shell(world.sandbox)
         try:
+            if before.verifier.environment is None:
+                await steps.clear_tests(world.sandbox)
+            await steps.fresh_shell(world.sandbox)
             await self._begin(world, index)
-        except Unhealthy as error:
+        except SandboxError as error:
+            if error.final:
+                raise
+            await world.sandbox.exec("exit 0", timeout_s=ALIVE_S)  # raises when it is gone
             self._results.append(steps.not_begun(step, error))
             return False
         return True

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from headrace.engine.act import Clock, put
 from headrace.engine.health import Sleep, Unhealthy, wait_healthy
+from headrace.errors import SandboxError
 from headrace.sandbox.base import IMAGE_USER, Sandbox
 from headrace.types import (
     StepRecipe,
@@ -26,12 +27,17 @@ from headrace.types import (
 from headrace.verifiers.reward import Rewards
 
 SHELL_TIMEOUT_S = 60.0
+CLEAR = "rm -rf -- /tests /logs/verifier"
 SHOWN_CHARS = 500
 
 
 async def clear_tests(sandbox: Sandbox) -> None:
-    """Remove the tests and what they left."""
-    await sandbox.exec("rm -rf -- /tests /logs/verifier", timeout_s=SHELL_TIMEOUT_S)
+    """Remove the tests and what they left. Raises `Unhealthy` when they cannot be removed."""
+    command = f"{CLEAR}; [ ! -e /tests ] && [ ! -L /tests ]"
+    result = await sandbox.exec(command, timeout_s=SHELL_TIMEOUT_S)
+    if result.exit_code != 0:
+        said = result.stderr.decode("utf-8", "replace").strip()[-SHOWN_CHARS:]
+        raise Unhealthy(f"the tests of the step before could not be removed: {said}")
 
 
 async def begin(
@@ -76,7 +82,7 @@ def _user(view: Task) -> str:
 # --- decisions ------------------------------------------------------------------------------
 
 
-def not_begun(step: StepRecipe, error: Unhealthy) -> StepResult:
+def not_begun(step: StepRecipe, error: SandboxError) -> StepResult:
     """A step whose preparation failed after earlier ones: the agent may have caused it."""
     verdict = Verdict(reward=None, fault=VerdictFault.VERIFIER, reason=f"step_not_ready: {error}")
     return StepResult(

@@ -11,7 +11,7 @@ import msgspec
 from headrace.engine.act import put
 from headrace.engine.parts import Parts, Planned
 from headrace.policies.base import Policy
-from headrace.sandbox.base import Egress, Sandbox, SandboxSpec
+from headrace.sandbox.base import Egress, Limits, Sandbox, SandboxSpec
 from headrace.tasks.phases import Reach, reach, verifier_reach, views_of
 from headrace.types import EnvironmentRecipe, NetworkPolicy, Task
 
@@ -54,8 +54,18 @@ async def open_verifiers(
         parts,
         view.verifier.environment,
         verifier_reach(view, follow=planned.network),
-        user=view.verifier.user,
+        user=None,  # its shell is not used: the tests have their own user
     )
+
+
+def limits_of(recipe: EnvironmentRecipe, others: Limits) -> Limits:
+    """The recipe's limits where it names them, else the others'."""
+    named = {
+        name: value
+        for name in ("cpus", "memory_mb", "storage_mb")
+        if (value := getattr(recipe, name)) is not None
+    }
+    return msgspec.structs.replace(others, **named)
 
 
 def types_keys(policy: Policy, task: Task) -> bool:
@@ -88,7 +98,7 @@ async def _open(
         egress=egress,
         compose=recipe.compose,
         terminal=terminal,
-        limits=planned.sandbox,
+        limits=limits_of(recipe, planned.sandbox),
     )
     sandbox = await stack.enter_async_context(parts.provider.open(spec))
     if recipe.upload_context and recipe.context is not None:

@@ -282,14 +282,15 @@ async def test_a_sandbox_whose_phases_are_all_public_is_simply_connected() -> No
 
 async def test_a_verifier_of_its_own_has_its_own_sandbox_user_and_rule(tmp_path: Path) -> None:
     watching = Watching()
-    environment = EnvironmentRecipe(image="y", workdir="/w", env={"A": "1"}, network=SOME)
+    environment = EnvironmentRecipe(image="y", workdir="/w", memory_mb=64, network=SOME)
     apart = task(NONE)
     recipe = VerifierRecipe(environment=environment, user="grader")
     apart = msgspec.structs.replace(apart, verifier=recipe)
     await attempted(apart, watching, artifacts=tmp_path)
     agents, verifiers = watching.specs
     assert (agents.image, agents.network, agents.egress) == ("x", False, None)
-    assert (verifiers.image, verifiers.workdir, verifiers.user) == ("y", "/w", "grader")
+    assert (verifiers.image, verifiers.workdir, verifiers.user) == ("y", "/w", None)
+    assert (verifiers.limits.memory_mb, verifiers.limits.cpus) == (64, agents.limits.cpus)
     assert watching.reached == [None, SOME]
     closed = [call.method for call in watching.provider.calls].index("close")
     assert "exec" in [call.method for call in watching.provider.calls][:closed]

@@ -16,7 +16,8 @@ from headrace.engine.meters import Meters
 from headrace.engine.parts import Parts, Planned
 from headrace.engine.scheduler import Bounds
 from headrace.engine.shutdown import Shutdown, Stop
-from headrace.engine.steps import not_begun, sum_up, too_low
+from headrace.engine.steps import CLEAR, not_begun, sum_up, too_low
+from headrace.errors import SandboxError
 from headrace.policies.base import Budget, Policy, Session
 from headrace.sandbox.base import Limits
 from headrace.sandbox.fake import FakeProvider
@@ -336,7 +337,8 @@ async def test_tests_are_gone_and_the_shell_is_fresh_before_the_next_agent() -> 
     await rig.drive()
     calls = [(c.method, c.subject) for c in rig.provider.calls]
     second = calls.index(("run", "turn 1"), calls.index(("run", "turn 2")))
-    assert ("exec", "rm -rf -- /tests /logs/verifier") in calls[:second]
+    cleared = f"{CLEAR}; [ ! -e /tests ] && [ ! -L /tests ]"
+    assert ("exec", cleared) in calls[:second]
     assert calls[second - 1] == ("run", "kill -9 $$")
 
 
@@ -404,6 +406,29 @@ async def test_a_later_step_that_cannot_begin_ends_the_task_with_what_was_graded
     assert episode.verdict.reward == 1.0
     assert episode.verdict.reason is not None
     assert "step_not_ready" in episode.verdict.reason
+
+
+async def test_tests_that_cannot_be_removed_end_the_task_before_the_next_agent() -> None:
+    def without_rm(command: str) -> CommandResult:
+        return CommandResult(exit_code=127 if command.startswith(CLEAR) else 0, stderr=b"no rm")
+
+    rig = Rig(TWO, {"a": 1.0}, provider=FakeProvider(exec_script=without_rm))
+    episode = await rig.drive()
+    assert [t.step for t in episode.turns] == ["a", "a"]
+    assert "could not be removed: no rm" in episode.steps[1].stop_detail
+
+
+async def test_a_sandbox_that_is_lost_between_steps_is_an_infrastructure_failure() -> None:
+    def lost(command: str) -> CommandResult:
+        if command.startswith(CLEAR):
+            rig.provider.sandboxes["e0"].lose("ended by itself")
+            raise SandboxError("ended by itself")
+        return CommandResult(exit_code=0)
+
+    rig = Rig(TWO, {"a": 1.0}, provider=FakeProvider(exec_script=lost))
+    episode = await rig.drive()
+    assert episode.verdict.fault is VerdictFault.INFRASTRUCTURE
+    assert (episode.tries, [s.name for s in episode.steps]) == (2, ["a"])
 
 
 async def test_an_unhealthy_sandbox_is_an_infrastructure_failure() -> None:
