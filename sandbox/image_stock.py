@@ -1,7 +1,8 @@
 """Images that were made here and are still there: what they are, what they use, and their removal.
 
-Rule: only what carries our label on the engine, or lies in our own cache, is ever removed, and
-nothing a container or a live sandbox uses. The base image stays: everything stands on it.
+Rule: only what has our label and our name on the engine, or lies in our own cache, is ever
+removed, and nothing a container or a live sandbox uses. The base image stays: everything stands
+on it. What a build of the engine left without a name is the engine's own to prune.
 """
 
 import json
@@ -18,6 +19,7 @@ from headrace.errors import SandboxError
 from headrace.sandbox import leases
 from headrace.sandbox.docker_engine import EngineClient, socket_path, status_of
 from headrace.sandbox.docker_images import LABEL
+from headrace.sandbox.images import REPOSITORY
 from headrace.sandbox.namespace_buildah import Buildah
 from headrace.sandbox.namespace_images import layer_names
 from headrace.sandbox.rootfs import BASE_IMAGE, cache_folder
@@ -25,6 +27,7 @@ from headrace.types import EnvironmentRecipe, Record
 
 LIST_S = 60.0
 REMOVE_S = 300.0
+_OURS = (f"{REPOSITORY}:", BASE_IMAGE)
 
 
 class Stored(Record, frozen=True, kw_only=True):
@@ -89,18 +92,23 @@ async def prune_docker(
 
 
 async def _docker_stock(engine: EngineClient) -> Stock:
-    filters = json.dumps({"label": [LABEL]})
-    async with engine.call("list the images", timeout_s=LIST_S) as docker:
-        images: list[Any] = list(await docker.images.list(filters=filters))
-    async with engine.call("measure the disk use", timeout_s=LIST_S) as docker:
-        async with docker.session.get("http://docker/system/df") as answer:
-            used = (await answer.json()).get("LayersSize", 0)
+    params = {"filters": json.dumps({"label": [LABEL]})}
+    images: list[Any] = await _get(engine, "images/json", params)
+    used = (await _get(engine, "system/df", {})).get("LayersSize", 0)
     found = []
     for image in images:
-        tags = [tag for tag in image.get("RepoTags") or () if tag != "<none>:<none>"]
-        size, base = image["Size"], BASE_IMAGE in tags
-        found += [Stored(name=n, size_bytes=size, base=base) for n in tags or [image["Id"]]]
+        # Whatever others build from our base has our label too: the name decides.
+        names = [tag for tag in image.get("RepoTags") or () if tag.startswith(_OURS)]
+        size = image["Size"]
+        found += [Stored(name=n, size_bytes=size, base=n == BASE_IMAGE) for n in names]
     return Stock(items=tuple(sorted(found, key=lambda one: one.name)), used_bytes=used)
+
+
+async def _get(engine: EngineClient, path: str, params: dict[str, str]) -> Any:
+    async with engine.call(f"ask for {path}", timeout_s=LIST_S) as docker:
+        async with docker.session.get(f"http://docker/{path}", params=params) as answer:
+            answer.raise_for_status()
+            return await answer.json()
 
 
 async def _remove(engine: EngineClient, name: str) -> str | None:

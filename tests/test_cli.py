@@ -59,6 +59,7 @@ def test_the_commands_are_those_of_the_manual() -> None:
         (), ("run",), ("eval",), ("resume",), ("report",), ("compare",), ("show",), ("shards",), ("shards", "cat"), ("sweep",),
         ("export",), ("import",),
         ("doctor",), ("tasks",), ("tasks", "list"), ("tasks", "check"),
+        ("images",), ("images", "plan"), ("images", "build"), ("images", "prune"),
     }  # fmt: skip
 
 
