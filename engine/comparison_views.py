@@ -207,12 +207,17 @@ def _render(found: Comparison) -> Iterator[RenderableType]:
     yield Text(verdict(found), style="bold")
 
 
+def _short(episode: str) -> str:
+    """The start of an id is enough for `headrace show --episode`, and for 80 columns."""
+    return visible(episode[:10])
+
+
 def _moved(heading: str, tasks: tuple[TaskPair, ...]) -> RenderableType:
     moved = plain_table(f"{heading} ({len(tasks)})", "A", "B", "flipped", "episode A", "episode B")
     for t in tasks[:MOVED_SHOWN]:
         moved.add_row(
             Text(visible(t.name)), f"{t.a_passed}/{t.a_attempts}", f"{t.b_passed}/{t.b_attempts}",
-            "yes" if t.flipped else "", visible(t.a_episode), visible(t.b_episode),
+            "yes" if t.flipped else "", _short(t.a_episode), _short(t.b_episode),
         )  # fmt: skip
     if len(tasks) <= MOVED_SHOWN:
         return moved

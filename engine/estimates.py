@@ -9,12 +9,14 @@ import math
 import random
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from operator import mul
 from typing import TypeVar
 
 Key = TypeVar("Key", float, tuple[int, int])
 
 Z95 = 1.959963984540054
 RESAMPLES = 2000
+LEAST_RESAMPLES, MOST_DRAWS = 500, 2_000_000
 EXACT_STEPS = 2_000_000
 """What an exact test may cost before it is replaced by drawn signs."""
 DRAWN_SIGNS = 20_000
@@ -56,8 +58,10 @@ def bootstrap(
     values: Sequence[float], *, seed: int, resamples: int = RESAMPLES
 ) -> tuple[float, float]:
     """95 % percentile interval of the mean, resampling the values (one for each task)."""
-    worth = {value: (value,) for value in values}
-    return bootstrap_many(values, worth, seed=seed, resamples=resamples)[0]
+    chance, n = random.Random(seed), len(values)
+    ordered = sorted(values)
+    means = [math.fsum(chance.choices(ordered, k=n)) / n for _ in range(_times(resamples, n))]
+    return _middle(means, mean(ordered))
 
 
 def bootstrap_many(
@@ -70,25 +74,33 @@ def bootstrap_many(
     """As `bootstrap`, for several means over the same draws.
 
     `drawn` has one key for each task and `worth` a key's values: tasks of the same counts share a
-    key, so that a resample costs one counting and not one sum for each mean.
+    key, so that a resample is drawn and counted once for all means.
     """
     chance, n = random.Random(seed), len(drawn)
-    ordered = sorted(drawn)
-    widths = range(len(worth[ordered[0]]))
-    means: list[list[float]] = [[] for _ in widths]
-    for _ in range(resamples):
-        counted = sorted(Counter(chance.choices(ordered, k=n)).items())
-        for i in widths:
-            means[i].append(math.fsum(worth[key][i] * times for key, times in counted) / n)
-    cut = int(resamples * 0.025)
-    out: list[tuple[float, float]] = []
-    for i in widths:
-        means[i].sort()
-        value = math.fsum(worth[key][i] for key in ordered) / n
-        # The mean lies outside only by rounding, or where hardly anything was drawn.
-        low, high = means[i][cut], means[i][resamples - 1 - cut]
-        out.append((min(low, value), max(high, value)))
-    return out
+    keys = sorted(worth)
+    number = {key: i for i, key in enumerate(keys)}
+    ordered = sorted(number[key] for key in drawn)
+    columns = list(zip(*(worth[key] for key in keys), strict=True))
+    means: list[list[float]] = [[] for _ in columns]
+    for _ in range(_times(resamples, n)):
+        counted = Counter(chance.choices(ordered, k=n))
+        times = [counted[i] for i in range(len(keys))]
+        for column, found in zip(columns, means, strict=True):
+            found.append(sum(map(mul, column, times)) / n)
+    values = (mean([column[i] for i in ordered]) for column in columns)
+    return [_middle(found, value) for found, value in zip(means, values, strict=True)]
+
+
+def _times(resamples: int, n: int) -> int:
+    """Fewer resamples where each draws thousands of tasks: their mean hardly moves."""
+    return min(resamples, max(LEAST_RESAMPLES, MOST_DRAWS // n))
+
+
+def _middle(means: list[float], value: float) -> tuple[float, float]:
+    """The middle 95 %, with the mean itself, which lies outside only by rounding or few draws."""
+    means.sort()
+    cut = int(len(means) * 0.025)
+    return min(means[cut], value), max(means[-1 - cut], value)
 
 
 def sign_flip(differences: Sequence[float], *, seed: int) -> tuple[float, str]:

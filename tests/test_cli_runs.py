@@ -33,7 +33,16 @@ def test_an_evaluation_prints_pass_at_k_and_writes_a_summary(provider: str, tmp_
     done = headrace(*evaluate(tmp_path / "r", provider, "oracle", "attempts=2"))
     assert done.returncode == 0, done.stderr
     assert "2 of 2 episodes over 1 task: 2 passed, 0 failed" in done.stdout
-    assert "pass@1 1.000  pass@2 1.000" in done.stdout
+    rates = [line.split() for line in done.stdout.splitlines() if line.startswith("pass@")]
+    assert [(r[0], r[1], r[-2]) for r in rates] == [
+        ("pass@1", "100.0", "attempts"),
+        ("pass@1", "100.0", "tasks"),
+        ("pass@2", "100.0", "tasks"),
+    ]
+    assert f"report: {tmp_path}/r/report/index.html" in done.stdout
+    assert {p.name for p in (tmp_path / "r" / "report").iterdir()} == {
+        "index.html", "report.md", "evaluation.json",
+    }  # fmt: skip
     assert f"sandboxes: {provider}: as configured" in done.stderr
     assert json.loads((tmp_path / "r" / "summary.json").read_text())["passed"] == 2
 
@@ -44,6 +53,25 @@ def test_the_same_command_again_has_nothing_left_to_do(provider: str, tmp_path: 
     assert (first.returncode, second.returncode) == (0, 0), second.stderr
     assert "1 episode planned, 1 of them done already" in second.stderr
     assert "1 of 1 episodes over 1 task: 0 passed, 1 failed" in second.stdout
+
+
+def test_attempts_are_added_to_a_run_and_what_it_has_is_kept(
+    provider: str, tmp_path: Path
+) -> None:
+    run = tmp_path / "r"
+    first = headrace(*evaluate(run, provider, "noop"))
+    assert first.returncode == 0, first.stderr
+    kept = json.loads((run / "report" / "evaluation.json").read_text())["evaluation"]["by_task"]
+    more = headrace("resume", run, "--attempts", "3", "--set", "engine.live=2")
+    assert more.returncode == 0, more.stderr
+    assert "3 episodes planned, 1 of them done already" in more.stderr
+    assert "3 of 3 episodes over 1 task: 0 passed, 3 failed" in more.stdout
+    found = json.loads((run / "report" / "evaluation.json").read_text())["evaluation"]
+    assert [s["sample"] for s in found["by_task"][0]["samples"]] == [0, 1, 2]
+    assert found["by_task"][0]["samples"][0] == kept[0]["samples"][0]
+    fewer = headrace("resume", run, "--samples", "2")
+    assert (fewer.returncode, fewer.stdout) == (2, "")
+    assert "attempts: stored 3, given 2" in fewer.stderr
 
 
 def test_another_configuration_is_refused_with_the_difference(
@@ -98,6 +126,23 @@ def test_ctrl_c_before_the_first_episode_says_so(provider: str, tmp_path: Path) 
         assert process.wait(timeout=60) == 130, told
     assert "Traceback" not in told
     assert told.endswith("stopped before the first episode; the same command starts again\n")
+
+
+def test_two_runs_of_one_task_are_compared(provider: str, tmp_path: Path) -> None:
+    for policy in ("noop", "oracle"):
+        headrace(*evaluate(tmp_path / policy, provider, policy))
+    done = headrace("compare", tmp_path / "noop", tmp_path / "oracle")
+    assert done.returncode == 0, done.stderr
+    assert "pass@1 goes from 0.0 % (A) to 100.0 % (B)" in " ".join(done.stdout.split())
+    (row,) = [line.split() for line in done.stdout.splitlines() if "lock-key-file" in line]
+    shown = headrace("show", tmp_path / "oracle", "--episode", row[-1])
+    assert "reward 1" in shown.stdout, row
+
+
+def test_going_on_with_what_is_no_run_is_refused(tmp_path: Path) -> None:
+    done = headrace("resume", tmp_path)
+    assert done.returncode == 2
+    assert "is not a run" in done.stderr
 
 
 def test_a_missing_engine_is_refused(tmp_path: Path) -> None:
