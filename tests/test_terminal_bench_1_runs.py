@@ -8,6 +8,8 @@ from headrace.configs.models import RunConfig
 from headrace.engine import runner
 from headrace.engine.reader import latest_episodes
 from headrace.errors import TaskError
+from headrace.sandbox.compose_cli import ComposeCli
+from headrace.sandbox.docker import socket_path
 from headrace.types import Episode, VerdictFault
 
 DATA = Path(__file__).parent / "data" / "terminal-bench-1"
@@ -70,7 +72,11 @@ async def test_doing_nothing_solves_none_and_says_why(provider: str, tmp_path: P
 
 @pytest.mark.namespace
 @pytest.mark.timeout(180)
-async def test_strict_solves_what_the_official_harness_would(tmp_path: Path) -> None:
+async def test_strict_solves_what_the_official_harness_would(
+    unavailable: dict[str, str | None], tmp_path: Path
+) -> None:
+    if unavailable["namespace"]:
+        pytest.skip(unavailable["namespace"])
     episodes = await run("namespace", tmp_path, "noop", compat="strict")
     solved = sorted(name for name, episode in episodes.items() if episode.verdict.passed)
     assert solved == ["duplicate-names", "empty-summary"]
@@ -82,8 +88,9 @@ async def test_strict_solves_what_the_official_harness_would(tmp_path: Path) -> 
 async def test_a_task_of_several_containers_is_run_by_docker_compose(
     unavailable: dict[str, str | None], tmp_path: Path, policy: str, reward: float
 ) -> None:
-    if unavailable["docker"]:
-        pytest.skip(unavailable["docker"])
+    reason = unavailable["docker"] or await ComposeCli(socket_path()).lacks()
+    if reason:
+        pytest.skip(reason)
     episodes = await run("docker", tmp_path, policy, source=COMPOSE)
     verdict = episodes["client-and-server"].verdict
     assert (verdict.reward, verdict.fault) == (reward, None), verdict.log_tail
@@ -91,7 +98,9 @@ async def test_a_task_of_several_containers_is_run_by_docker_compose(
 
 @pytest.mark.namespace
 async def test_a_task_of_several_containers_is_refused_where_sandboxes_stand_alone(
-    tmp_path: Path,
+    unavailable: dict[str, str | None], tmp_path: Path
 ) -> None:
+    if unavailable["namespace"]:
+        pytest.skip(unavailable["namespace"])
     with pytest.raises(TaskError, match=r"docker-compose\.yaml\) with client, server"):
         await run("namespace", tmp_path, "noop", source=COMPOSE)
