@@ -46,7 +46,7 @@ def ours(ready: Ready, policy: str, work: Path) -> dict[str, Outcome]:
     policies = {
         "oracle": OracleConfig(),
         "noop": NoopConfig(),
-        "terminus": ScriptedConfig(script=str(ANSWERS), protocol="terminus-json"),
+        "terminus": ScriptedConfig(script=str(ANSWERS), protocol="terminus-json", confirm=True),
     }
     config = RunConfig(
         policy=policies[policy],

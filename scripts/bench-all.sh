@@ -6,3 +6,9 @@ cd "$(dirname "$0")/.."
 for bench in sandbox_shell episodes store tasks; do
 	"$python" -m "bench.$bench" --json "bench/results/$bench.json"
 done
+# Compares with Harbor, which wants an environment of its own (scripts/install-harbor.sh).
+if [ -x .harbor/bin/harbor ]; then
+	"$python" -m bench.parity --json bench/results/parity.json
+else
+	echo "bench-all: no Harbor in .harbor, parity is left out" >&2
+fi
