@@ -44,7 +44,7 @@ $(HARBOR)/.installed: scripts/install-harbor.sh
 	@if scripts/install-harbor.sh $(HARBOR); then touch $@; fi
 
 test: $(VENV)/.model $(HARBOR)/.installed
-	scripts/with-docker-engine.sh $(BIN)/python -m pytest
+	PYTHON=$(BIN)/python scripts/with-docker-engine.sh $(BIN)/python -m pytest
 
 test-fast: $(VENV)/.installed
 	$(BIN)/python -m pytest -m "not docker and not namespace and not vllm"

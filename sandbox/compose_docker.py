@@ -39,6 +39,7 @@ from headrace.sandbox.docker_engine import EngineClient
 from headrace.sandbox.docker_images import LABEL, RUN_LABEL, Images
 from headrace.sandbox.docker_sandbox import DockerSandbox
 from headrace.sandbox.docker_sweep import PROJECT, labels, remove_project
+from headrace.sandbox.egress_proxy import proxy_env
 from headrace.sandbox.rootfs import BASE_IMAGE
 from headrace.types import CommandResult, ComposeFile, EnvironmentRecipe, Record
 
@@ -116,10 +117,9 @@ class Compose:
         self,
         spec: SandboxSpec,
         *,
-        env: Mapping[str, str],
         on_left_behind: Callable[[str], None],
     ) -> AsyncIterator["ComposeSandbox"]:
-        """Every service started and healthy; `env` goes to all of them."""
+        """Every service started and healthy."""
         compose = spec.compose
         assert compose is not None
         await self.prepare(EnvironmentRecipe(image=spec.image, compose=compose, env=spec.env))
@@ -138,7 +138,12 @@ class Compose:
                 labels=own,
             )
             document = project(
-                prepared.document, spec, names, prepared.images, image_user=image.user, env=env
+                prepared.document,
+                spec,
+                names,
+                prepared.images,
+                image_user=image.user,
+                env=proxy_env(spec, beside=_known_as(prepared.document)),
             )
             sandbox = ComposeSandbox(
                 self._engine,
@@ -244,6 +249,15 @@ class Compose:
                 error=ImageError,
             )
         return name
+
+
+def _known_as(document: Mapping[str, Any]) -> list[str]:
+    """The names by which services reach each other."""
+    services = document["services"]
+    own = [
+        service["container_name"] for service in services.values() if "container_name" in service
+    ]
+    return [*services, *own]
 
 
 def _plain(recipe: EnvironmentRecipe, **of: str) -> EnvironmentRecipe:

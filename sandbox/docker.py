@@ -93,7 +93,7 @@ class DockerProvider:
             if spec.compose is not None:
                 left = self._projects_left.append
                 sandbox: DockerSandbox = await stack.enter_async_context(
-                    self._compose.open(spec, env=proxy_env(spec), on_left_behind=left)
+                    self._compose.open(spec, on_left_behind=left)
                 )
             else:
                 sandbox = await stack.enter_async_context(self._open_one(spec))

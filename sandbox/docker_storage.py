@@ -29,6 +29,13 @@ def can_limit(info: Mapping[str, Any]) -> bool | None:
     return False
 
 
+async def info_of(engine: EngineClient) -> Mapping[str, Any]:
+    """What the engine says of itself."""
+    async with engine.call("docker info", timeout_s=INFO_S) as docker:
+        info: Mapping[str, Any] = await docker.system.info()
+    return info
+
+
 class Storage:
     """What one engine can do."""
 
@@ -43,8 +50,7 @@ class Storage:
             return False
         async with self._asked:
             if self._can is None:
-                async with self._engine.call("docker info", timeout_s=INFO_S) as docker:
-                    self._can = can_limit(await docker.system.info())
+                self._can = can_limit(await info_of(self._engine))
             if self._can is None:
                 self._can = await self._try(spec.image)
         return self._can

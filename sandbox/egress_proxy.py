@@ -12,7 +12,7 @@ import ctypes
 import os
 import socket
 import threading
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager, suppress
 
 from headrace.aio import background, in_thread, run_shielded
@@ -41,14 +41,17 @@ def wants_proxy(spec: SandboxSpec) -> bool:
     return spec.egress is not None and not spec.network
 
 
-def proxy_env(spec: SandboxSpec) -> dict[str, str]:
-    """The variables that tell programs of the proxy; empty where there is none."""
+def proxy_env(spec: SandboxSpec, beside: Iterable[str] = ()) -> dict[str, str]:
+    """The variables that tell programs of the proxy; empty where there is none.
+
+    `beside`: names that are reached without it.
+    """
     if not wants_proxy(spec):
         return {}
     names = ("http_proxy", "https_proxy", "all_proxy")
     found = {name: _URL for lower in names for name in (lower, lower.upper())}
-    beside = ",".join((_NONE, *(spec.compose.services if spec.compose else ())))
-    return {**found, "no_proxy": beside, "NO_PROXY": beside}
+    without = ",".join((_NONE, *beside))
+    return {**found, "no_proxy": without, "NO_PROXY": without}
 
 
 def lacks() -> str | None:

@@ -17,12 +17,13 @@ import pytest
 from headrace.aio import fan_out
 from headrace.errors import ImageError, SandboxError
 from headrace.sandbox import compose_networks
-from headrace.sandbox.base import Limits, SandboxSpec
+from headrace.sandbox.base import Egress, Limits, SandboxSpec
 from headrace.sandbox.compose_cli import ComposeCli
 from headrace.sandbox.docker import DockerProvider, available, socket_path
 from headrace.sandbox.docker_engine import EngineClient
 from headrace.sandbox.docker_sweep import PROJECT, labels, remove_project
-from headrace.types import ComposeFile, EnvironmentRecipe
+from headrace.sandbox.egress_proxy import lacks
+from headrace.types import ComposeFile, EnvironmentRecipe, NetworkPolicy
 
 pytestmark = [pytest.mark.docker, pytest.mark.timeout(120)]
 BASE = "headrace/base:bookworm"
@@ -201,6 +202,29 @@ async def test_what_the_file_runs_runs_beside_the_shell(
         assert "DOCTYPE" in await out(sandbox, ask)
         limit = "cat /sys/fs/cgroup/memory/memory.limit_in_bytes /sys/fs/cgroup/memory.max"
         assert str(300 << 20) in await out(sandbox, f"{limit} 2>/dev/null")
+
+
+@pytest.mark.skipif(lacks() is not None, reason=str(lacks()))
+async def test_every_service_reaches_what_the_policy_names(
+    docker: DockerProvider, tmp_path: Path
+) -> None:
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(b"HTTP/1.1 200 OK\r\nConnection: close\r\n\r\nhello\n")
+        writer.close()
+
+    server = await asyncio.start_server(answer, "127.0.0.1", 0)
+    egress = Egress(NetworkPolicy(mode="allowlist", allowed_hosts=("127.0.0.1",)))
+    spec = await ready(docker, recipe(tmp_path, TWO, image=BASE), egress=egress)
+    ask = f"curl -s --noproxy store http://127.0.0.1:{server.sockets[0].getsockname()[1]}/"
+    async with server, docker.open(spec) as sandbox:
+        store = sandbox.service("store")
+        assert await out(sandbox, ask) == "hello\n"
+        assert (await store.exec(ask, timeout_s=30)).stdout == b"hello\n"
+        assert await out(sandbox, "curl -fs http://store:8000/word") == "river\n"
+        egress.policy = NetworkPolicy(mode="none")
+        assert "not on the list" in await out(sandbox, ask)
+        assert b"not on the list" in (await store.exec(ask, timeout_s=30)).stdout
 
 
 async def test_a_sidecar_that_fails_is_named_with_its_log(

@@ -21,6 +21,8 @@ async def diagnose(folder: Path) -> list[Finding]:
     """Every finding; the sandboxes first, then the model, then the machine."""
     sandboxes = [await _safe("docker", _docker), await _safe("namespace", _namespace)]
     findings = list(judge_providers(sandboxes))
+    if sandboxes[0].state == "ok":
+        findings += [await _safe("compose", _compose), await _safe("storage", _storage)]
     findings += [await _safe("base image", _base), await _safe("cgroups", _cgroups)]
     findings += [
         await _safe("gpu", _gpu),
@@ -61,6 +63,34 @@ async def _namespace() -> Finding:
         who = "as root" if os.geteuid() == 0 else "with unprivileged user namespaces"
         return Finding(name="namespace", state="ok", found=f"bubblewrap over an overlay, {who}")
     return Finding(name="namespace", state="lack", found=reason)
+
+
+async def _compose() -> Finding:
+    from headrace.sandbox.compose_cli import ComposeCli
+    from headrace.sandbox.docker_engine import socket_path
+
+    reason = await ComposeCli(socket_path()).lacks()
+    if reason is None:
+        return Finding(name="compose", state="ok", found="tasks of several containers can run")
+    return Finding(name="compose", state="note", found=f"no tasks of several containers: {reason}")
+
+
+async def _storage() -> Finding:
+    from headrace.sandbox.docker_engine import EngineClient, socket_path
+    from headrace.sandbox.docker_storage import can_limit, info_of
+
+    async with EngineClient(socket_path()) as engine:
+        info = await info_of(engine)
+    driver = f"storage driver {info.get('Driver')}"
+    if (can := can_limit(info)) is not False:
+        found = "containers' writes can be limited" + ("" if can else ", if it has project quotas")
+        return Finding(name="storage", state="ok", found=f"{driver}: {found}")
+    return Finding(
+        name="storage",
+        state="note",
+        found=f"{driver}: what a container writes cannot be limited; storage_mb is not enforced",
+        advice="put the engine's data on xfs with project quotas, btrfs or zfs; or use `namespace`",
+    )
 
 
 async def _base() -> Finding:

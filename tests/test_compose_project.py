@@ -1,0 +1,124 @@
+"""What becomes of a compose file, and where its networks come from. Pure."""
+
+from ipaddress import IPv4Network
+from itertools import islice
+from typing import Any
+
+import pytest
+
+from headrace.sandbox.base import Limits, SandboxSpec
+from headrace.sandbox.compose import files_named, variables, wanted
+from headrace.sandbox.compose_networks import RANGES, routes, subnets
+from headrace.sandbox.compose_project import Names, networks_of, own_command, project
+from headrace.sandbox.docker_storage import can_limit
+from headrace.types import ComposeFile, EnvironmentRecipe
+
+COMPOSE = ComposeFile(path="/t/docker-compose.yaml", context="/t")
+ROUTES = """Iface	Destination	Gateway 	Flags	RefCnt	Use	Metric	Mask		MTU	Window	IRTT
+eth0	00000000	010200C0	0003	0	0	0	00000000	0	0	0
+eth0	0000D50A	00000000	0001	0	0	0	0000FFFF	0	0	0
+"""
+
+
+def made(services: dict[str, Any], **changes: Any) -> dict[str, Any]:
+    document = {"services": services}
+    spec = SandboxSpec(image="i", episode="e", compose=COMPOSE, **changes)
+    networks = {name: f"p_{name}" for name in networks_of(document)}
+    names = Names(project="p", networks=networks, labels={"owner": "me"})
+    return project(document, spec, names, dict.fromkeys(services, "i"), image_user="")
+
+
+def test_the_agents_service_waits_for_its_shell_and_publishes_nothing() -> None:
+    given = {"image": "x", "ports": [{"target": 80, "published": "8080"}], "restart": "always"}
+    main = made({"main": given}, env={"PRICE": "5$"})["services"]["main"]
+    assert main["stdin_open"] is True
+    assert main["entrypoint"][:2] == ["sh", "-c"]
+    assert "ports" not in main
+    assert main["restart"] == "no"
+    assert main["environment"] == {"PRICE": "5$$"}
+    assert main["network_mode"] == "none"
+    assert main["labels"] == {"owner": "me"}
+
+
+def test_one_container_needs_no_network_of_its_own() -> None:
+    assert networks_of({"services": {"main": {"networks": {"default": None}}}}) == []
+    assert made({"main": {}}, network=True)["services"]["main"]["network_mode"] == "bridge"
+
+
+def test_services_keep_the_names_they_are_known_by() -> None:
+    out = made({"main": {}, "db": {"container_name": "the-db", "network_mode": ""}})
+    assert out["networks"] == {"default": {"external": True, "name": "p_default"}}
+    assert out["services"]["db"]["container_name"] == "p-db"
+    assert out["services"]["db"]["networks"] == {"default": {"aliases": ["the-db"]}}
+
+
+def test_limits_of_the_file_stand_and_ours_fill_the_gaps() -> None:
+    deploy = {"resources": {"limits": {"cpus": "0.5", "memory": "1g"}}}
+    out = made({"main": {"deploy": deploy}, "db": {}}, limits=Limits(cpus=2, memory_mb=64, pids=9))
+    main, other = out["services"]["main"], out["services"]["db"]
+    assert (main["cpus"], main["mem_limit"], main["pids_limit"]) == (0.5, str(1 << 30), 9)
+    assert (other["cpus"], other["mem_limit"], other["pids_limit"]) == (2, str(64 << 20), 9)
+    assert "deploy" not in main
+
+
+@pytest.mark.parametrize(
+    ("command", "runs"),
+    [
+        (["sleep", "infinity"], False),
+        (["sh", "-c", "sleep infinity"], False),
+        (["tail", "-f", "/dev/null"], False),
+        (["/bin/bash"], False),
+        (None, False),
+        (["sh", "-c", "service nginx start; sleep infinity"], True),
+        (["mysqld"], True),
+    ],
+)
+def test_a_command_that_only_waits_is_not_run(command: Any, runs: bool) -> None:
+    assert bool(own_command({"command": command})) == runs
+
+
+def test_variables_that_steer_programs_are_not_handed_on() -> None:
+    recipe = EnvironmentRecipe(
+        compose=COMPOSE, env={"LD_PRELOAD": "x", "DOCKER_HOST": "y", "https_proxy": "z", "A": "a"}
+    )
+    text = "$LD_PRELOAD ${DOCKER_HOST} $https_proxy ${A} ${TEST_DIR:-x}"
+    assert wanted(variables(recipe), text) == {"A": "a", "TEST_DIR": "/tests"}
+
+
+def test_every_file_that_a_compose_file_reads_is_seen() -> None:
+    document = {
+        "include": ["a.yaml", {"path": ["b.yaml"], "env_file": "c.env"}],
+        "services": {
+            "one": {"env_file": [{"path": "d.env"}, "e.env"], "label_file": "f"},
+            "two": {"extends": {"file": "g.yaml", "service": "x"}},
+            "three": None,
+        },
+    }
+    assert [path for _, path in files_named(document)] == [
+        "a.yaml", "b.yaml", "c.env", "d.env", "e.env", "f", "g.yaml",
+    ]  # fmt: skip
+
+
+def test_subnets_avoid_what_is_used_and_fit_the_services() -> None:
+    used = [IPv4Network("10.213.0.0/24"), *routes(ROUTES)[1:]]
+    first = next(subnets(used, hosts=2, start=0.0))
+    assert first == IPv4Network("10.213.1.0/28")
+    assert next(subnets(used, hosts=40, start=0.0)).prefixlen == 26
+    assert len(set(islice(subnets([], hosts=2, start=0.3), 4096))) == 4096
+
+
+def test_a_route_over_a_range_moves_on_to_the_next() -> None:
+    found = routes(ROUTES)
+    assert found == [IPv4Network("10.213.0.0/16")]
+    assert next(subnets(found, hosts=2, start=0.5)).subnet_of(IPv4Network(RANGES[1]))
+
+
+def test_storage_is_limited_where_the_driver_can() -> None:
+    assert can_limit({"Driver": "btrfs"}) is True
+    assert (
+        can_limit({"Driver": "overlay2", "DriverStatus": [["Backing Filesystem", "extfs"]]})
+        is False
+    )
+    assert (
+        can_limit({"Driver": "overlay2", "DriverStatus": [["Backing Filesystem", "xfs"]]}) is None
+    )
