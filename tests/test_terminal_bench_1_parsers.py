@@ -1,6 +1,9 @@
 """The five parsers of Terminal-Bench 1.0: the official answers, and where we answer otherwise."""
 
 import json
+import os
+import subprocess
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -244,3 +247,63 @@ def test_megabytes_of_output_are_read_in_seconds(output: str) -> None:
     for way in (strict, correct):
         assert len(way(output).tests) <= 10_000
     assert time.process_time() - begun < 10
+
+
+# --- what pytest really prints ----------------------------------------------------------------
+
+FIRST = """
+import pytest
+
+def test_same(): assert [1, 2] == [1, 3], "one - two"
+def test_good(): print("PASSED test_outputs.py::printed_by_a_test")
+@pytest.mark.parametrize("x", ["a - b", "c"])
+def test_with(x): assert x == "c"
+@pytest.mark.skip(reason="not - here")
+def test_skipped(): pass
+@pytest.mark.xfail
+def test_expected(): assert False
+@pytest.mark.xfail
+def test_unexpected(): pass
+@pytest.fixture
+def broken(): raise RuntimeError("set-up - failed")
+def test_set_up(broken): pass
+class TestThem:
+    def test_in_a_class(self): pass
+"""
+SECOND = "def test_same(): pass\n"
+
+
+def printed_by_pytest(folder: Path, *options: str) -> str:
+    (folder / "test_first.py").write_text(FIRST)
+    (folder / "test_second.py").write_text(SECOND)
+    ran = subprocess.run(
+        [sys.executable, "-m", "pytest", "-rA", "-p", "no:cacheprovider", *options],
+        cwd=folder,
+        capture_output=True,
+        timeout=50,
+        check=False,
+        env={**os.environ, "COLUMNS": "160", "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"},
+    )
+    assert ran.returncode == 1, ran.stderr
+    return ran.stdout.decode()
+
+
+@pytest.mark.parametrize("options", [(), ("-vv",), ("--color=yes", "-q")])
+def test_the_output_of_pytest_itself_is_read_whole(tmp_path: Path, options: tuple[str]) -> None:
+    output = printed_by_pytest(tmp_path, *options)
+    assert statuses(correct(output)) == {
+        "test_first.py::test_same": "failed",
+        "test_first.py::test_good": "passed",
+        "test_first.py::test_with[a - b]": "failed",
+        "test_first.py::test_with[c]": "passed",
+        "test_first.py:8": "skipped",
+        "test_first.py::test_expected": "passed",
+        "test_first.py::test_unexpected": "failed",
+        "test_first.py::test_set_up": "error",
+        "test_first.py::TestThem::test_in_a_class": "passed",
+        "test_second.py::test_same": "passed",
+    }
+    official = statuses(strict(output))
+    assert official["test_expected"] == official["TestThem::test_in_a_class"] == "passed"
+    assert official["test_unexpected"] == "failed"
+    assert "printed_by_a_test" not in str(official)
