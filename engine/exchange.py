@@ -5,6 +5,7 @@ file means is decided in `atif`, `atif_import` and `harbor_job`.
 """
 
 import json
+import math
 import secrets
 import time
 from collections import Counter
@@ -78,7 +79,9 @@ def _export_job(run: Path, out: Path, manifest: RunManifest, on_damage: OnDamage
     writer = JobWriter(out, run=manifest.run, dataset=_dataset(manifest), model=_model(manifest))
     written = 0
     for episode in latest_episodes(run, on_damage=on_damage):
-        writer.add(episode, run / ARTIFACTS / episode.id)
+        # An imported id is anybody's word: only a plain name is a folder of this run.
+        plain = Path(episode.id).name == episode.id and episode.id != ".."
+        writer.add(episode, run / ARTIFACTS / episode.id if plain else None)
         written += 1
     writer.finish()
     return written
@@ -223,7 +226,9 @@ def _of_trial(result: Mapping[str, Any]) -> Around:
 
 def _verdict(rewards: Mapping[str, Any]) -> Verdict | None:
     values = {
-        str(key): float(value) for key, value in rewards.items() if isinstance(value, int | float)
+        str(key): float(value)
+        for key, value in rewards.items()
+        if isinstance(value, int | float) and math.isfinite(value)
     }
     if not values:
         return None

@@ -68,8 +68,9 @@ class JobWriter:
         _write_agent(folder / "agent", episode, self._model, None)
         _write_verifier(folder / "verifier", episode.verdict)
         for step in episode.steps:
-            _write_agent(folder / "steps" / step.name / "agent", episode, self._model, step.name)
-            _write_verifier(folder / "steps" / step.name / "verifier", step.verdict)
+            place = folder / "steps" / (slug(step.name).strip(".") or "step")
+            _write_agent(place / "agent", episode, self._model, step.name)
+            _write_verifier(place / "verifier", step.verdict)
         _write_artifacts(folder / "artifacts", episode, artifacts)
         _write_log(folder, episode, result["exception_info"])
         self._count(episode, name, result)

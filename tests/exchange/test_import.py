@@ -1,5 +1,6 @@
 """Imports: our own exports come back as they were, everybody else's as far as they say."""
 
+import asyncio
 import json
 from array import array
 from pathlib import Path
@@ -17,11 +18,13 @@ from headrace.engine.resume import is_owed
 from headrace.engine.run_folder import read_manifest
 from headrace.errors import TrajectoryError
 from headrace.types import (
+    Collected,
     Command,
     CommandResult,
     Episode,
     Segment,
     Span,
+    StepResult,
     StopReason,
     Turn,
     Upload,
@@ -274,3 +277,28 @@ async def test_a_harbor_job_is_imported_with_its_tasks_and_rewards(tmp_path: Pat
     assert [e.verdict.reward for e in episodes] == [0.75, None, 0.0]
     assert (episodes[1].verdict.reason or "").startswith("reward_empty:")
     assert episodes[2].stop_reason is StopReason.AGENT_TIMEOUT
+
+
+def test_no_name_in_a_trajectory_leads_out_of_an_export(tmp_path: Path) -> None:
+    secret = tmp_path / "secret"
+    secret.mkdir()
+    (secret / "key.txt").write_text("mine")
+    verdict = Verdict(reward=1.0)
+    hostile = msgspec.structs.replace(
+        with_tokens(),
+        id="../../secret",
+        task="../../up",
+        steps=(StepResult(name="../../../up", stop_reason=StopReason.DONE, verdict=verdict),),
+        artifacts=(Collected(source="/x", destination="../../../up", status="ok"),),
+    )
+    (tmp_path / "in").mkdir()
+    document = msgspec.json.encode(atif.trajectory(hostile))
+    (tmp_path / "in" / "a.json").write_bytes(document)
+    asyncio.run(import_run(tmp_path / "in", tmp_path / "run"))
+    before = set(tmp_path.iterdir())
+    for format in ("atif", "harbor-job", "jsonl"):
+        out = tmp_path / "out" / format
+        assert export_run(tmp_path / "run", format, out, on_damage=lambda damage: None) == 1
+        assert not list(out.rglob("key.txt"))
+    assert set(tmp_path.iterdir()) == before | {tmp_path / "out"}
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {"atif", "harbor-job", "jsonl"}
