@@ -18,7 +18,7 @@ from headrace.tasks.harbor_ignore import NAME as HARBORIGNORE
 from headrace.tasks.harbor_ignore import HarborIgnore
 from headrace.tasks.harbor_toml import Fields, StepFields, interpret
 from headrace.tasks.harbor_verifier import verifier_recipe
-from headrace.tasks.harbor_world import with_folder
+from headrace.tasks.harbor_world import reaches_task_folder, with_folder
 from headrace.tasks.reading import Read
 from headrace.tasks.toml_table import MAX_DEPTH, depth, has_long_key
 from headrace.types import (
@@ -81,7 +81,7 @@ def _read(root: Path, environ: Mapping[str, str]) -> Read:
     fields = interpret(_document(root), environ)
     warnings = list(fields.warnings)
     environment = with_folder(fields.environment, root, "environment", warnings)
-    if environment.context == str(root):  # then any file of the task may be in the image
+    if reaches_task_folder(environment, root):
         task_digest = digest(root, sorted({*os.listdir(root), *PARTS} - LEFTOVERS))
     steps = tuple(_step(root, fields, step, warnings) for step in fields.steps)
     task = Task(

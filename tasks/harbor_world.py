@@ -5,6 +5,8 @@ folder of the Dockerfile; where what it copies is in the task folder only, the t
 context, with a warning, since that is how some public tasks are built.
 """
 
+import os
+import re
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -18,6 +20,7 @@ from headrace.types import EnvironmentRecipe
 
 DOCKERFILE = "Dockerfile"
 MAX_TEXT_BYTES = 1 << 20
+_UPWARDS = re.compile(r"(?<![\w.])\.\.(?![\w.])")
 HIDDEN_FROM_THE_AGENT = ("tests", "solution", "steps")
 """Folders of a task that its image must not hold."""
 
@@ -44,7 +47,8 @@ def with_folder(
     has_dockerfile = (context / DOCKERFILE).is_file()
     build_context = context
     if has_dockerfile:
-        build_context = _context(recipe, root, folder, warnings, for_agent=for_agent)
+        may_fail = recipe.image is not None or (context / COMPOSE).is_file()
+        build_context = _context(root, folder, warnings, for_agent=for_agent, may_fail=may_fail)
     compose = None
     if (context / COMPOSE).is_file():
         compose, odd = read_compose(
@@ -67,9 +71,12 @@ def with_folder(
 
 
 def _context(
-    recipe: EnvironmentRecipe, root: Path, folder: str, warnings: list[str], *, for_agent: bool
+    root: Path, folder: str, warnings: list[str], *, for_agent: bool, may_fail: bool
 ) -> Path:
-    """The build context of `folder`'s Dockerfile: the folder, or the task folder."""
+    """The build context of `folder`'s Dockerfile: the folder, or the task folder.
+
+    `may_fail`: the image can come from elsewhere, or a compose file names another context.
+    """
     dockerfile, context = root / folder / DOCKERFILE, root / folder
     text = read_text(root, f"{folder}/{DOCKERFILE}", MAX_TEXT_BYTES)
     if not text.strip():
@@ -87,10 +94,20 @@ def _context(
         return root
     if len(still_absent) < len(absent):
         message += f", nor is {still_absent[0]!r} in {root}"
-    if recipe.image is None:
+    if not may_fail:
         raise TaskError(message)
     warnings.append(message)
     return context
+
+
+def reaches_task_folder(environment: EnvironmentRecipe, root: Path) -> bool:
+    """Whether files beside `environment/` may be in the image: then all of them count."""
+    if environment.context == str(root):
+        return True
+    if environment.compose is None:
+        return False
+    name = os.path.relpath(environment.compose.path, root)
+    return _UPWARDS.search(read_text(root, name, MAX_TEXT_BYTES)) is not None
 
 
 def _leaks(sources: Iterable[str], dockerfile: Path) -> list[str]:

@@ -121,6 +121,22 @@ def test_what_is_only_in_the_task_folder_makes_it_the_context(tmp_path: Path) ->
     assert read_task(root).digest != one.task.digest
 
 
+def test_a_compose_file_may_build_from_the_task_folder(tmp_path: Path) -> None:
+    root = example(tmp_path, "compose-two")
+    without_image(root)
+    (root / "notes.md").write_text("1\n")
+    (root / "environment" / "Dockerfile").write_text("FROM x\nCOPY made-by-a-script /x\n")
+    (root / COMPOSE).write_text(
+        "services: {main: {build: {context: '${CONTEXT_DIR}/..', "
+        "dockerfile: environment/Dockerfile}}}\n"
+    )
+    one = read_harbor(root)
+    assert one.task.environment.compose is not None
+    assert "COPY source 'made-by-a-script' is not in" in one.warnings[0]
+    (root / "notes.md").write_text("2\n")
+    assert read_task(root).digest != one.task.digest
+
+
 @pytest.mark.parametrize("source", ["tests", "./tests/test.sh", "solution/", "."])
 def test_tests_and_solutions_in_the_agents_image_are_a_leak(tmp_path: Path, source: str) -> None:
     root = example(tmp_path, "users")
