@@ -23,7 +23,7 @@ from headrace.policies.base import Budget
 from headrace.types import Command, Record, StopReason, Task
 
 EARLY_S = 0.01
-"""A timer may end a command this much before the agent's deadline; the time is spent all the same."""
+"""A timer may end a command so much before the agent's deadline; the time is spent all the same."""
 
 
 class StepLimits(Record, frozen=True, kw_only=True):
