@@ -163,3 +163,23 @@ async def test_a_steps_agent_finds_a_fresh_shell_and_no_tests(
     assert episode.verdict.reward == 1.0, "the mean of those that were graded, as Harbor's"
     printed = [turn.results[0].stdout.decode() for turn in episode.turns]
     assert printed == ["seen: /app\n", "", "seen: /app\n", "set up\n/app\n"]
+
+
+ANSWER = json.dumps(
+    {
+        "analysis": "a",
+        "plan": "p",
+        "commands": [{"keystrokes": "echo $((6*7))-typed\n", "duration": 10}],
+        "task_complete": True,
+    }
+)
+
+
+@pytest.mark.timeout(60)
+async def test_keystrokes_are_typed_into_the_terminal(provider: str, tmp_path: Path) -> None:
+    policy = {"type": "scripted", "answers": (ANSWER, ANSWER)}
+    (episode,) = await run(provider, policy, tmp_path / "run", "*healthcheck")
+    (result, *_) = episode.turns[0].results
+    assert b"42-typed" in result.stdout
+    assert result.screen is not None and b"42-typed" in result.screen
+    assert result.exit_code is None
