@@ -16,7 +16,7 @@ Key = TypeVar("Key", float, tuple[int, int])
 
 Z95 = 1.959963984540054
 RESAMPLES = 2000
-LEAST_RESAMPLES, MOST_DRAWS = 500, 2_000_000
+LEAST_RESAMPLES, MOST_DRAWS = 500, 1_000_000
 EXACT_STEPS = 2_000_000
 """What an exact test may cost before it is replaced by drawn signs."""
 DRAWN_SIGNS = 20_000

@@ -10,6 +10,8 @@ import statistics
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
+import msgspec
+
 from headrace.engine.estimates import (
     RESAMPLES,
     bootstrap,
@@ -211,6 +213,8 @@ def _evaluate(
     every = [o for group in counted.values() for o in group]
     left_out = [o for o in outcomes if not o.counted]
 
+    rates = _pass_at_k(_counts(counted), seed, resamples)
+
     def over_tasks(worth: Callable[[Outcome], float | None]) -> Estimate | None:
         return _over_tasks(counted.values(), worth, seed, resamples)
 
@@ -221,8 +225,8 @@ def _evaluate(
         passed=sum(o.passed for o in every),
         left_out=len(left_out),
         retries=sum(o.tries - 1 for o in outcomes),
-        pass_at_k=_pass_at_k(_counts(counted), seed, resamples),
-        pass_at_1_over_tasks=over_tasks(lambda o: float(o.passed)),
+        pass_at_k=(*(_over_attempts(x, len(every)) for x in rates[:1]), *rates[1:]),
+        pass_at_1_over_tasks=rates[0] if rates else None,
         reward=over_tasks(lambda o: o.reward),
         pass_ratio=over_tasks(lambda o: o.pass_ratio),
         partial=sum(0.0 < o.reward < 1.0 for o in every),
@@ -272,7 +276,7 @@ def _deep(counts: Sequence[tuple[int, int]]) -> list[tuple[int, list[tuple[int, 
 def _pass_at_k(
     counts: Sequence[tuple[int, int]], seed: int, resamples: int
 ) -> tuple[Estimate, ...]:
-    """Every k; those over the same tasks share their resamples."""
+    """Every k with its interval over tasks; those over the same tasks share their resamples."""
     same: dict[int, list[int]] = {}
     deep = dict(_deep(counts))
     for k, tasks in deep.items():
@@ -283,16 +287,19 @@ def _pass_at_k(
         worth = {nc: [pass_at_k(*nc, k) for k in ks] for nc in set(drawn)}
         intervals = bootstrap_many(drawn, worth, seed=seed, resamples=resamples)
         for i, k in enumerate(ks):
-            value, interval, how = mean([worth[nc][i] for nc in drawn]), intervals[i], "bootstrap"
-            if k == 1:
-                interval, how = wilson(value, sum(n for n, _ in drawn)), "wilson"
+            value, (low, high) = mean([worth[nc][i] for nc in drawn]), intervals[i]
             found.append(
                 Estimate(
-                    k=k, value=value, low=interval[0], high=interval[1],
-                    tasks=len(drawn), interval=how,
+                    k=k, value=value, low=low, high=high, tasks=len(drawn), interval="bootstrap"
                 )
-            )  # fmt: skip
+            )
     return tuple(found)
+
+
+def _over_attempts(over_tasks: Estimate, attempts: int) -> Estimate:
+    """pass@1 with the interval that takes every attempt as independent."""
+    low, high = wilson(over_tasks.value, attempts)
+    return msgspec.structs.replace(over_tasks, low=low, high=high, interval="wilson")
 
 
 def _over_tasks(
