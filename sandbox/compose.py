@@ -17,7 +17,7 @@ from headrace.types import ComposeFile, EnvironmentRecipe
 Document = Mapping[str, Any]
 
 CONTAINER = "headrace-container-placeholder-5c1d"
-"""Stands for the name of the agent's container, which every episode has its own of."""
+"""Stands for the name of the agent's container, and of the project: every episode has its own."""
 IMAGE = "headrace-image-placeholder-5c1d"
 """Stands for the image of the agent's service."""
 PREFIX = "headrace-prefix-placeholder-5c1d"

@@ -43,7 +43,10 @@ class ComposeCli:
         """None if it can be used here, else why not and what to do. Looks once."""
         async with self._asked:
             if not self._known:
-                self._lacks = await self._look()
+                try:
+                    self._lacks = await self._look()
+                except SandboxError as e:  # a busy machine: it is asked again
+                    return f"{e}: {GET_IT}"
                 self._known = True
             return self._lacks
 
@@ -76,12 +79,9 @@ class ComposeCli:
     async def _look(self) -> str | None:
         if shutil.which("docker") is None:
             return f"the `docker` command line was not found: {GET_IT}"
-        try:
-            code, out, _ = await self._process(
-                ("version", "--short"), b"", {}, "docker compose version", VERSION_S, SandboxError
-            )
-        except SandboxError as e:
-            return f"{e}: {GET_IT}"
+        code, out, _ = await self._process(
+            ("version", "--short"), b"", {}, "docker compose version", VERSION_S, SandboxError
+        )
         if code != 0:
             return f"`docker compose` is not installed: {GET_IT}"
         if out.strip().startswith((b"1.", b"v1.")):

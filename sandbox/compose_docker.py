@@ -24,7 +24,7 @@ from headrace.aio import in_thread
 from headrace.errors import ImageError, SandboxError, TaskError
 from headrace.sandbox import compose_networks
 from headrace.sandbox.base import Sandbox, SandboxSpec
-from headrace.sandbox.compose import IMAGE, base_document, refusal, variables, wanted
+from headrace.sandbox.compose import CONTAINER, IMAGE, base_document, refusal, variables, wanted
 from headrace.sandbox.compose_cli import ComposeCli
 from headrace.sandbox.compose_files import Scratch, scan
 from headrace.sandbox.compose_project import (
@@ -179,7 +179,7 @@ class Compose:
                 raise ImageError(f"its compose file cannot be used: {e}") from e
             out = await self._cli.run(
                 ("-f", "-", "-f", compose.path, "--project-directory", compose.context,
-                 "-p", "headrace", "config", "--format", "json"),
+                 "-p", CONTAINER, "config", "--format", "json"),
                 doing=f"its compose file {compose.path} cannot be read",
                 timeout_s=CONFIG_S,
                 stdin=msgspec.json.encode(base_document(compose)),

@@ -23,7 +23,7 @@ NOWHERE = "127.0.0.1"
 _DROPPED_KEYS = frozenset(
     "annotations attach build container_name deploy develop env_file label_file ports pre_stop"
     " profiles pull_policy restart scale privileged cpus cpu_count cpu_percent cpu_period"
-    " cpu_quota mem_limit memswap_limit mem_swappiness pids_limit".split()
+    " cpu_quota mem_limit mem_reservation memswap_limit mem_swappiness pids_limit".split()
 )
 _IDLE = re.compile(
     r"((/usr)?/bin/)?((ba|da|a)?sh|cat|sleep +(infinity|inf|\d{4,}d?)|tail +-[fF] +/dev/null)"
@@ -127,6 +127,9 @@ def _service(
         "cap_drop": _dropped(given, spec.network),
         **_limits(given, spec.limits),
     }
+    if given.get("healthcheck"):  # engines before 25 do not know the interval of the start
+        check = {k: v for k, v in given["healthcheck"].items() if k != "start_interval"}
+        out["healthcheck"] = check
     if env:
         out["environment"] = {**escaped(env), **(given.get("environment") or {})}
     _connect(name, out, given, spec, names)

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import aiohttp
+import msgspec
 import pytest
 
 from headrace.aio import fan_out
@@ -107,6 +108,14 @@ class Engine:
                     found += [str(item.get("Names") or item["Name"]) for item in items]
         return found
 
+    async def internal(self, episode: str) -> list[bool]:
+        """Of each network of an episode, whether nothing outside is reached."""
+        filters = json.dumps({"label": [f"dev.headrace.episode={episode}"]})
+        connector = aiohttp.UnixConnector(self.socket)
+        async with aiohttp.ClientSession(connector=connector) as session:
+            async with session.get(f"http://docker/networks?filters={filters}") as answer:
+                return [bool(network["Internal"]) for network in await answer.json()]
+
 
 @pytest.fixture
 async def engine() -> Engine:
@@ -165,13 +174,17 @@ async def test_client_and_server_of_terminal_bench_1(
     (tmp_path / "shared").mkdir()
     (tmp_path / "shared" / "given").write_text("of the task\n")
     spec = await ready(docker, its)
-    async with docker.open(spec) as one, docker.open(spec) as other:
+    connected = msgspec.structs.replace(spec, network=True)
+    async with docker.open(spec) as one, docker.open(connected) as other:
         assert await out(one, "cat /says; pwd; echo $TEST_DIR") == "hello\n/app\n/tests\n"
         assert (
             await out(one, "echo x >/logs/a && ls /logs /agent-logs")
             == "/agent-logs:\n\n/logs:\na\n"
         )
-        assert "root:" in await out(one, "curl -fs http://the-server:9000/passwd")
+        ask = "until curl -fs http://the-server:9000/passwd; do sleep 0.1; done"
+        for each in (one, other):
+            assert "root:" in await out(each, ask)
+        assert sorted(await engine.internal(spec.episode)) == [False, True]
         assert await out(one, "echo $ME") != await out(other, "echo $ME")
         assert await out(one, "echo mine >/shared/given; cat /shared/given") == "mine\n"
         assert await out(other, "cat /shared/given") == "of the task\n"
