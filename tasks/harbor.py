@@ -16,6 +16,7 @@ from headrace.errors import TaskError
 from headrace.tasks.harbor_files import LEFTOVERS, PARTS, digest, read_text
 from headrace.tasks.harbor_ignore import NAME as HARBORIGNORE
 from headrace.tasks.harbor_ignore import HarborIgnore
+from headrace.tasks.harbor_plain import plain_world
 from headrace.tasks.harbor_toml import Fields, StepFields, interpret
 from headrace.tasks.harbor_verifier import verifier_recipe
 from headrace.tasks.harbor_world import reaches_task_folder, with_folder
@@ -83,7 +84,8 @@ def _read(root: Path, environ: Mapping[str, str]) -> Read:
     environment = with_folder(fields.environment, root, "environment", warnings)
     if reaches_task_folder(environment, root):
         task_digest = digest(root, sorted({*os.listdir(root), *PARTS} - LEFTOVERS))
-    steps = tuple(_step(root, fields, step, warnings) for step in fields.steps)
+    environment = plain_world(environment, root, environ, warnings)
+    steps = tuple(_step(root, fields, step, environ, warnings) for step in fields.steps)
     task = Task(
         name=fields.name or root.name,
         digest=task_digest,
@@ -92,7 +94,9 @@ def _read(root: Path, environ: Mapping[str, str]) -> Read:
         instruction="" if steps else _instruction(root, INSTRUCTION),
         environment=environment,
         agent=fields.agent,
-        verifier=_inherited(fields) if steps else verifier_recipe(root, fields, None, warnings),
+        verifier=_inherited(fields)
+        if steps
+        else verifier_recipe(root, fields, None, environ, warnings),
         solution=_solution(root, "solution", fields),
         steps=steps,
         reward_strategy=fields.reward_strategy,
@@ -139,7 +143,13 @@ def _inherited(fields: Fields) -> VerifierRecipe:
     )  # fmt: skip
 
 
-def _step(root: Path, fields: Fields, step: StepFields, warnings: list[str]) -> StepRecipe:
+def _step(
+    root: Path,
+    fields: Fields,
+    step: StepFields,
+    environ: Mapping[str, str],
+    warnings: list[str],
+) -> StepRecipe:
     folder = f"steps/{step.name}"
     if not (root / folder).is_dir():
         raise TaskError(f"{root}: no folder {folder}/, the step's files")
@@ -153,7 +163,7 @@ def _step(root: Path, fields: Fields, step: StepFields, warnings: list[str]) -> 
             user=step.agent.user if step.agent.user is not None else fields.agent.user,
             network=step.agent.network or fields.agent.network,
         ),
-        verifier=verifier_recipe(root, fields, step, warnings),
+        verifier=verifier_recipe(root, fields, step, environ, warnings),
         solution=_solution(root, own_solution, fields)
         if (root / own_solution).is_dir()
         else _solution(root, "solution", fields),

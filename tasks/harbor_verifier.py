@@ -6,12 +6,14 @@ the task's `verifier.environment.docker_image`, the task's `tests/`, the agent's
 the first four the image holds the tests; in the last they are brought.
 """
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import msgspec
 
 from headrace.errors import TaskError
 from headrace.tasks.harbor_ignore import HarborIgnore
+from headrace.tasks.harbor_plain import plain_world
 from headrace.tasks.harbor_toml import Fields, StepFields
 from headrace.tasks.harbor_world import describes_image, with_folder
 from headrace.types import EnvironmentRecipe, VerifierRecipe
@@ -21,7 +23,11 @@ DEFAULT_TIMEOUT_S = 600.0
 
 
 def verifier_recipe(
-    root: Path, fields: Fields, step: StepFields | None, warnings: list[str]
+    root: Path,
+    fields: Fields,
+    step: StepFields | None,
+    environ: Mapping[str, str],
+    warnings: list[str],
 ) -> VerifierRecipe:
     """The verifier of a task without steps, or of `step`. `TaskError` if no script grades it."""
     own, of_step = fields.verifier, step.verifier if step is not None else None
@@ -31,6 +37,7 @@ def verifier_recipe(
     environment, bundled = None, False
     if separate:
         environment, bundled = _own_environment(root, fields, step, warnings)
+        environment = plain_world(environment, root, environ, [])
     else:
         warnings += _unused(root, folders)
     return VerifierRecipe(

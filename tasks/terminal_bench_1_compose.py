@@ -91,6 +91,11 @@ def interpret(document: Any, variables: Variables) -> Client:
     return reader.client(tuple(services), features)
 
 
+def read_service(name: str, service: Mapping[str, Any], variables: Variables) -> Client:
+    """What one service asks for, whatever its format calls it."""
+    return _Reader(name, service, variables, []).client((name,), [])
+
+
 def variables_of(task: str, environ: Mapping[str, str], extra: Mapping[str, str]) -> Variables:
     """What a plain recipe's values may name: the harness's variables, ours, those of `.env`.
 

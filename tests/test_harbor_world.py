@@ -60,8 +60,7 @@ def test_the_only_service_is_taken_with_a_warning(tmp_path: Path) -> None:
     without_image(root)
     (root / COMPOSE).write_text("services:\n  agent:\n    image: x\n")
     one = read_harbor(root)
-    assert one.task.environment.compose is not None
-    assert one.task.environment.compose.service == "agent"
+    assert (one.task.environment.compose, one.task.environment.image) == (None, "x")
     assert any("the agent works in its only one, 'agent'" in said for said in one.warnings)
 
 
@@ -102,6 +101,55 @@ def test_a_bad_compose_file_is_refused(tmp_path: Path, text: str, message: str) 
     assert str(root / COMPOSE) in str(refused.value)
 
 
+PLAIN: list[tuple[str, str, str | None]] = [
+    ("nothing of its own", "{}", "environment"),
+    ("what Harbor's template says",
+     "{build: {context: '${CONTEXT_DIR}'}, image: '${MAIN_IMAGE_NAME}', command: [sh, -c, "
+     "sleep infinity], environment: ['TEST_DIR=${TEST_DIR}'], volumes: "
+     "['${HOST_VERIFIER_LOGS_PATH}:${ENV_VERIFIER_LOGS_PATH}'], deploy: {resources: {limits: {cpus: '${CPUS}', memory: "
+     "'${MEMORY}'}}}}", "environment"),
+    ("the task folder as context",
+     "{build: {context: '${CONTEXT_DIR}/..', dockerfile: environment/Dockerfile}}", "."),
+    ("privileges", "{privileged: true}", None),
+    ("a command that works", "{command: mysqld}", None),
+    ("a mount", "{volumes: ['./data:/data']}", None),
+    ("a health check of its own", "{healthcheck: {test: 'true'}}", None),
+    ("a user", "{user: agent}", None),
+    ("no network", "{network_mode: none}", None),
+    ("a context outside", "{build: ../..}", None),
+    ("no such Dockerfile", "{build: {context: ., dockerfile: Other}}", None),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("service", "context"), [p[1:] for p in PLAIN], ids=[p[0] for p in PLAIN])
+def test_one_service_that_asks_for_nothing_needs_no_compose(
+    tmp_path: Path, service: str, context: str | None
+) -> None:
+    root = example(tmp_path, "users")
+    (root / COMPOSE).write_text(f"services: {{main: {service}}}\n")
+    environment = read_task(root).environment
+    if context is None:
+        assert environment.compose is not None
+    else:
+        assert environment.compose is None
+        assert environment.context == os.path.normpath(root / context)
+        assert environment.dockerfile == str(root / "environment" / "Dockerfile")
+
+
+def test_a_plain_service_gives_what_it_says(tmp_path: Path) -> None:
+    root = example(tmp_path, "users")
+    with (root / "task.toml").open("a") as file:
+        file.write('cpus = 4\nmemory_mb = 100\nenv = {A = "toml"}\n')
+    (root / COMPOSE).write_text(
+        "services: {main: {working_dir: /srv, environment: {A: file, B: '${WHO}'}, cpus: 2}}\n"
+    )
+    one = read_harbor(root, {"WHO": "me"})
+    assert one.warnings == (f"{root / COMPOSE}: takes the variable WHO of this machine",)
+    environment = one.task.environment
+    assert (environment.workdir, environment.cpus, environment.memory_mb) == ("/srv", 2.0, 100)
+    assert environment.env == {"A": "toml", "B": "me"}
+
+
 # --- build contexts -------------------------------------------------------------------------
 
 
@@ -131,7 +179,7 @@ def test_a_compose_file_may_build_from_the_task_folder(tmp_path: Path) -> None:
         "dockerfile: environment/Dockerfile}}}\n"
     )
     one = read_harbor(root)
-    assert one.task.environment.compose is not None
+    assert one.task.environment.context == str(root)
     assert "COPY source 'made-by-a-script' is not in" in one.warnings[0]
     (root / "notes.md").write_text("2\n")
     assert read_task(root).digest != one.task.digest
