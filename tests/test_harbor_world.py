@@ -106,8 +106,8 @@ PLAIN: list[tuple[str, str, str | None]] = [
     ("what Harbor's template says",
      "{build: {context: '${CONTEXT_DIR}'}, image: '${MAIN_IMAGE_NAME}', command: [sh, -c, "
      "sleep infinity], environment: ['TEST_DIR=${TEST_DIR}'], volumes: "
-     "['${HOST_VERIFIER_LOGS_PATH}:${ENV_VERIFIER_LOGS_PATH}'], deploy: {resources: {limits: {cpus: '${CPUS}', memory: "
-     "'${MEMORY}'}}}}", "environment"),
+     "['${HOST_VERIFIER_LOGS_PATH}:${ENV_VERIFIER_LOGS_PATH}'], "
+     "deploy: {resources: {limits: {cpus: '${CPUS}', memory: '${MEMORY}'}}}}", "environment"),
     ("the task folder as context",
      "{build: {context: '${CONTEXT_DIR}/..', dockerfile: environment/Dockerfile}}", "."),
     ("privileges", "{privileged: true}", None),
