@@ -20,7 +20,15 @@ from typing import Any, Final
 import msgspec
 
 from headrace.engine.atif import COMPLETE, EXTRA, KEYS, UPLOAD
-from headrace.engine.atif_reading import Document, Metrics, Step, ToolCall, read_document, text_of
+from headrace.engine.atif_reading import (
+    Document,
+    Metrics,
+    Step,
+    ToolCall,
+    finite,
+    read_document,
+    text_of,
+)
 from headrace.engine.resume import episode_id
 from headrace.errors import TrajectoryError
 from headrace.policies.transcript import Transcript
@@ -195,8 +203,8 @@ def _turn(step: Step, notes: Sequence[str]) -> Turn:
         done=any(call.function_name == COMPLETE for call in step.tool_calls or ()),
         problems=_texts(ours.get("problems")),
         warnings=(*_texts(ours.get("warnings")), *warnings, *notes),
-        policy_s=_number(ours.get("policy_s")) or 0.0,
-        command_s=_number(ours.get("command_s")) or 0.0,
+        policy_s=finite(ours.get("policy_s")) or 0.0,
+        command_s=finite(ours.get("command_s")) or 0.0,
         step=str(ours.get("step", "")),
     )
 
@@ -224,10 +232,10 @@ def _command(call: ToolCall) -> Command | None:
     arguments = call.arguments
     keystrokes = arguments.get("keystrokes")
     if call.function_name == KEYS and isinstance(keystrokes, str):
-        return Command(text=keystrokes, keys=True, timeout_s=_number(arguments.get("duration")))
+        return Command(text=keystrokes, keys=True, timeout_s=finite(arguments.get("duration")))
     for name in _COMMANDS:
         if isinstance(arguments.get(name), str):
-            limit = _number(arguments.get("timeout_s"))
+            limit = finite(arguments.get("timeout_s"))
             return Command(text=arguments[name], timeout_s=limit)
     return None
 
@@ -324,7 +332,3 @@ def _mapping(value: Any) -> Mapping[str, Any]:
 
 def _texts(value: Any) -> tuple[str, ...]:
     return tuple(str(item) for item in value) if isinstance(value, list) else ()
-
-
-def _number(value: Any) -> float | None:
-    return None if isinstance(value, bool) or not isinstance(value, int | float) else float(value)

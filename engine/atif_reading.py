@@ -5,6 +5,7 @@ over, wrong types and broken references are a `TrajectoryError` that names the p
 `read_document`. What a document means for us is in `atif_import.py`.
 """
 
+import math
 from pathlib import Path
 from typing import Any, Final
 
@@ -110,6 +111,17 @@ def text_of(content: Content) -> str:
         part.text if part.text is not None else f"[{part.type}: {(part.source or {}).get('path')}]"
         for part in content
     )
+
+
+def finite(value: Any) -> float | None:
+    """A finite number, or None for anything else."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return None
+    try:
+        number = float(value)
+    except OverflowError:
+        return None
+    return number if math.isfinite(number) else None
 
 
 def _wrong(document: Document) -> str | None:

@@ -5,7 +5,6 @@ file means is decided in `atif`, `atif_import` and `harbor_job`.
 """
 
 import json
-import math
 import secrets
 import time
 from collections import Counter
@@ -19,6 +18,7 @@ import headrace
 from headrace.aio import in_thread
 from headrace.engine import atif
 from headrace.engine.atif_import import Around, read_episode
+from headrace.engine.atif_reading import finite
 from headrace.engine.export import json_line
 from headrace.engine.harbor_job import JobWriter, slug
 from headrace.engine.reader import OnDamage, latest_episodes
@@ -225,11 +225,8 @@ def _of_trial(result: Mapping[str, Any]) -> Around:
 
 
 def _verdict(rewards: Mapping[str, Any]) -> Verdict | None:
-    values = {
-        str(key): float(value)
-        for key, value in rewards.items()
-        if isinstance(value, int | float) and math.isfinite(value)
-    }
+    numbers = {str(key): finite(value) for key, value in rewards.items()}
+    values = {key: value for key, value in numbers.items() if value is not None}
     if not values:
         return None
     reward = values.get("reward", sum(values.values()) / len(values))
