@@ -198,6 +198,23 @@ async def test_in_the_same_terminal_the_tests_see_its_variables(
     assert verdict.passed, verdict.log_tail
 
 
+async def test_tests_that_make_the_terminal_look_idle_are_waited_for(
+    sandbox: Sandbox, tmp_path: Path
+) -> None:
+    await (await sandbox.terminal()).type("true\n", wait_s=10)
+    script = f"stty raw < /dev/tty; sleep 2; stty sane < /dev/tty; {GOOD}"
+    verdict = await graded(sandbox, tmp_path, script, same_shell=True)
+    assert verdict.passed, verdict.reason
+
+
+async def test_a_terminal_that_another_program_holds_is_a_timeout(
+    sandbox: Sandbox, tmp_path: Path
+) -> None:
+    await (await sandbox.terminal()).type("cat > /dev/null\n", wait_s=0.5)
+    verdict = await graded(sandbox, tmp_path, GOOD, same_shell=True, timeout_s=1.5)
+    assert verdict.reason == "test_timeout: the tests did not end within 1.5 s"
+
+
 @pytest.mark.parametrize("same_shell", [False, True])
 async def test_tests_that_do_not_end_are_a_fault_with_what_they_said(
     bare: Sandbox, tmp_path: Path, same_shell: bool

@@ -38,7 +38,7 @@ _KEPT_BLOCKS, _KEPT_END_BYTES = 16384, 1 << 20
 _LINGER_S = 1
 
 _FOLDER = "/logs/verifier"
-_LOG, _RUN = f"{_FOLDER}/test-stdout.txt", f"{_FOLDER}/run"
+_LOG, _RUN, _ENDED = f"{_FOLDER}/test-stdout.txt", f"{_FOLDER}/run", f"{_FOLDER}/ended"
 _SCRIPT = "/tests/run-tests.sh"
 _BROUGHT, _WINDOWS = b"headrace-brought", b"headrace-windows"
 _WINDOWS_NOTE = "headrace: run-tests.sh has Windows line ends; it was run without them\n"
@@ -62,7 +62,7 @@ if [ "${{BASH_VERSINFO[0]}}${{BASH_VERSINFO[1]}}" -ge 44 ]; then
 else
   tests "$1" > {_LOG}
 fi
-true
+echo ended > {_ENDED}
 """
 """The log's writer ends with the tests, or later where something of theirs goes on and may print;
 nobody waits for that longer than a moment."""
@@ -73,9 +73,9 @@ for f in bash tar tail dd; do
   command -v $f > /dev/null || {{ echo "there is no $f" >&2; exit 1; }}
 done
 if [ -L {_FOLDER} ] || [ ! -d {_FOLDER} ]; then rm -rf {_FOLDER}; fi
-rm -rf {_LOG} {_RUN} @STALE@
+rm -rf {_LOG} {_RUN} {_ENDED} @STALE@
 mkdir -p {_FOLDER} /agent-logs /tests && tar -x -o -f - -C /tests || exit
-chmod 755 /logs {_FOLDER} && : > {_LOG} && chmod 666 {_LOG} || exit
+chmod 755 /logs {_FOLDER} && : > {_LOG} && : > {_ENDED} && chmod 666 {_LOG} {_ENDED} || exit
 cat > {_RUN} << 'headrace-end' || exit
 {_RUNNER}headrace-end
 @LINES@
@@ -174,8 +174,14 @@ async def _run_in_the_agents_shell(task: Task, sandbox: Sandbox) -> bool:
         terminal = await sandbox.terminal()
     except ContractError:  # none was asked for: the agent's commands went to `run`
         return (await sandbox.run(f"bash {_RUN}", timeout_s=timeout_s)).timed_out
+    begun = time.monotonic()
     await terminal.type(f"bash {_RUN}", wait_s=TYPED_S)
-    return (await terminal.type("Enter", wait_s=timeout_s)).timed_out
+    if (await terminal.type("Enter", wait_s=timeout_s)).timed_out:
+        return True
+    # A terminal that looks idle says nothing of the tests: they may wait for one another.
+    left_s = max(timeout_s - (time.monotonic() - begun), TYPED_S)
+    until = f"until [ -s {_ENDED} ]; do sleep 0.1; done"
+    return (await sandbox.exec(until, timeout_s=left_s)).timed_out
 
 
 async def _output(sandbox: Sandbox) -> str:
