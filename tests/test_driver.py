@@ -215,6 +215,17 @@ async def test_when_tries_are_spent_the_failure_is_stored_without_a_reward(tmp_p
     assert rig.only.stop_reason is StopReason.SANDBOX_ERROR
 
 
+async def test_all_episodes_share_one_budget_of_further_tries(tmp_path: Path) -> None:
+    bounds = Bounds(live=1, preparing=1, verifying=1, tries=5, retries=3)
+    rig = Rig(tmp_path, n=6, bounds=bounds)
+    rig.provider.open_errors += [SandboxError("no room")] * 5
+    await rig.drive()
+    assert sum(isinstance(e, EpisodeRetried) for e in rig.events) == 3
+    assert [(e.tries, e.verdict.passed) for e in rig.sink.episodes] == [
+        (4, False), (1, False), (1, True), (1, True), (1, True), (1, True),
+    ]  # fmt: skip
+
+
 async def test_a_build_that_fails_is_not_tried_again(tmp_path: Path) -> None:
     rig = Rig(tmp_path)
     rig.provider.open_errors.append(ImageError("no such instruction"))
