@@ -2,9 +2,9 @@
 
 Rule: best effort. A hook that fails and an artifact that is missing, too large or unreadable is an
 entry that says so, never the end of an episode; only a sandbox that is gone raises `SandboxError`.
-`/logs/artifacts` of the agent's sandbox is always taken if it is there. What comes out of a sandbox
-lies below the episode's folder on the host, at the path it had (`destination` says otherwise), with
-a `manifest.json` that lists the entries.
+`/logs/artifacts` of the agent's sandbox is always taken if it holds anything. What comes out of a
+sandbox lies below the episode's folder on the host, at the path it had (`destination` says
+otherwise), with a `manifest.json` that lists the entries.
 
 An episode keeps at most `MAX_BYTES`. What is larger is refused by its size before it is sent.
 """
@@ -15,6 +15,7 @@ import shlex
 import shutil
 import tarfile
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import msgspec
@@ -145,7 +146,11 @@ class Keeper:
             for claim, (kind, size_kb) in zip(mine, await _look(mine, view, there), strict=True):
                 if kind == "-" and claim.artifact == ALWAYS:
                     continue
-                out.append(await self._take(claim, kind, size_kb, view, there))
+                entry = await self._take(claim, kind, size_kb, view, there)
+                if entry.status == "empty" and claim.artifact == ALWAYS:
+                    await in_thread(_remove_empty, self.folder, entry.destination)
+                    continue
+                out.append(entry)
         return out
 
     async def _take(
@@ -212,6 +217,16 @@ def _entry(claim: Claim, status: str, detail: str = "") -> Collected:
         service=claim.artifact.service,
         detail=detail,
     )
+
+
+def _remove_empty(folder: Path, destination: str) -> None:
+    """The folder that nothing came into, with those above it that are empty then. Blocking."""
+    with suppress(OSError):
+        (folder / destination).rmdir()
+        for above in (folder / destination).parents:
+            above.rmdir()
+            if above == folder:
+                return
 
 
 def _write_manifest(folder: Path, entries: Sequence[Collected]) -> None:

@@ -27,7 +27,7 @@ from headrace.types import (
 from headrace.verifiers.reward import Rewards
 
 SHELL_TIMEOUT_S = 60.0
-CLEAR = "rm -rf -- /tests /logs/verifier"
+CLEAR = "rm -rf -- /tests /logs/verifier; mkdir -p -m 777 /logs/verifier"
 SHOWN_CHARS = 500
 
 

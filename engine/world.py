@@ -15,6 +15,13 @@ from headrace.sandbox.base import Egress, Limits, Sandbox, SandboxSpec
 from headrace.tasks.phases import Reach, reach, verifier_reach, views_of
 from headrace.types import EnvironmentRecipe, NetworkPolicy, Task
 
+LOGS_TIMEOUT_S = 60.0
+_LOGS = """\
+umask 0
+set -- /logs/agent /logs/artifacts /logs/verifier
+mkdir -p -- "$@" && chmod 777 /logs "$@"
+"""
+
 
 class World(msgspec.Struct, frozen=True):
     """An open sandbox."""
@@ -32,7 +39,7 @@ async def open_agents(stack: AsyncExitStack, planned: Planned, parts: Parts) -> 
     """The sandbox in which the agent works. Raises `ImageError` and `SandboxError`."""
     task = planned.task
     first = views_of(task)[0]
-    return await _open(
+    world = await _open(
         stack,
         planned,
         parts,
@@ -41,6 +48,9 @@ async def open_agents(stack: AsyncExitStack, planned: Planned, parts: Parts) -> 
         user=first.agent.user,
         terminal=types_keys(parts.policy, task),
     )
+    if parts.policy.name == "oracle" or speaks_of_logs(task):
+        await world.sandbox.exec(_LOGS, timeout_s=LOGS_TIMEOUT_S)
+    return world
 
 
 async def open_verifiers(
@@ -56,6 +66,16 @@ async def open_verifiers(
         verifier_reach(view, follow=planned.network),
         user=None,  # its shell is not used: the tests have their own user
     )
+
+
+def speaks_of_logs(task: Task) -> bool:
+    """Whether the agent may look for Harbor's folders; to make them costs a command."""
+    if task.format != "harbor":
+        return False
+    texts = [view.instruction for view in views_of(task)]
+    texts += [artifact.source for view in views_of(task) for artifact in view.artifacts]
+    texts += [hook.command for view in views_of(task) for hook in view.verifier.collect]
+    return any("/logs" in text for text in texts)
 
 
 def limits_of(recipe: EnvironmentRecipe, others: Limits) -> Limits:

@@ -103,6 +103,9 @@ async def test_without_anything_to_keep_there_is_no_folder(
 ) -> None:
     assert await collected(sandbox, tmp_path) == []
     assert not (tmp_path / "kept").exists()
+    await make(sandbox, "mkdir -p /logs/artifacts")
+    assert await collected(sandbox, tmp_path) == []
+    assert not (tmp_path / "kept").exists()
 
 
 async def test_hooks_run_first_and_one_that_fails_or_hangs_ends_nothing(

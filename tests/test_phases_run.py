@@ -136,7 +136,7 @@ retries = 1
 """
     + WORLD
 )
-SEEN = "echo seen: $PWD $(ls -d /tests /logs/verifier 2> /dev/null) $mine; export mine=1; cd /tmp"
+SEEN = "echo seen: $PWD $(ls -d /tests 2> /dev/null; ls -A /logs/verifier 2> /dev/null) $mine; export mine=1; cd /tmp"
 
 
 @pytest.mark.timeout(120)
@@ -163,6 +163,23 @@ async def test_a_steps_agent_finds_a_fresh_shell_and_no_tests(
     assert episode.verdict.reward == 1.0, "the mean of those that were graded, as Harbor's"
     printed = [turn.results[0].stdout.decode() for turn in episode.turns]
     assert printed == ["seen: /app\n", "", "seen: /app\n", "set up\n/app\n"]
+
+
+@pytest.mark.timeout(60)
+async def test_a_task_that_speaks_of_its_logs_finds_them_and_keeps_what_is_left_there(
+    provider: str, tmp_path: Path
+) -> None:
+    files = {
+        "task.toml": '[agent]\nuser = "nobody"\n' + WORLD,
+        "instruction.md": "Leave the answer in /logs/artifacts.",
+        "tests/test.sh": "ls -A /logs/agent && echo 1 > /logs/verifier/reward.txt",
+    }
+    root = written(tmp_path / "logs", files)
+    policy = {"type": "scripted", "commands": ("echo 7 > /logs/artifacts/answer",)}
+    (episode,) = await run(provider, policy, tmp_path / "run", "*", source=root)
+    assert (episode.verdict.reward, [a.status for a in episode.artifacts]) == (1.0, ["ok"])
+    kept = tmp_path / "run" / "artifacts" / episode.id / "logs" / "artifacts" / "answer"
+    assert kept.read_text() == "7\n"
 
 
 ANSWER = json.dumps(
