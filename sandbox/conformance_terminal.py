@@ -201,6 +201,13 @@ class TerminalKeys(_WithTerminal):
     async def test_a_key_name_in_a_longer_text_is_text(self, terminal: Terminal) -> None:
         assert await shows(terminal, "echo C-c Up Enter\n") == ["C-c Up Enter"]
 
+    async def test_a_stopped_terminal_goes_on(self, sandbox: Sandbox, terminal: Terminal) -> None:
+        await types(terminal, "C-s")
+        for _ in range(3):
+            await types(terminal, "echo held\n")
+        assert "held" in (await types(terminal, "C-q")).stdout.decode().split("\n")
+        assert await shows(terminal, "echo next\n") == ["next"]
+
 
 class TerminalScreens(_WithTerminal):
     """What is on the screen."""

@@ -30,7 +30,14 @@ from headrace.sandbox.docker_stream import (
 from headrace.sandbox.docker_sweep import remove
 from headrace.sandbox.scripts import CONTROL, TERMINAL_PROGRAM
 from headrace.sandbox.shell import Shell
-from headrace.sandbox.terminal import PROBE_TIMEOUT_S, Line, PtyTerminal
+from headrace.sandbox.terminal import (
+    PROBE_TIMEOUT_S,
+    Line,
+    PtyTerminal,
+    State,
+    probe_script,
+    read_state,
+)
 from headrace.types import CommandResult
 
 CREATE_S = 120.0
@@ -205,7 +212,7 @@ class DockerSandbox:
             raise ContractError("a terminal is asked for by the spec: set `terminal`")
         if self._terminal is None:
             async with self._attributed():
-                terminal = PtyTerminal(self._connect_terminal, self._probe)
+                terminal = PtyTerminal(self._connect_terminal, self._look)
                 try:
                     await terminal.open()
                 except BaseException:
@@ -312,10 +319,12 @@ class DockerSandbox:
                 await session.resize(h=ROWS, w=COLUMNS)
             return stream
 
-    async def _probe(self, script: str) -> CommandResult:
+    async def _look(self, tty: str, token: str) -> State | None:
         self._commands += 1  # what was typed may have wrecked our channel
         control = await self._open_control()
-        return await control.exec(script, timeout_s=PROBE_TIMEOUT_S, user=self._user, shell="sh")
+        script = probe_script(tty, token)
+        answer = await control.exec(script, timeout_s=PROBE_TIMEOUT_S, user=self._user, shell="sh")
+        return read_state(answer.stdout.decode(errors="replace"))
 
     async def _open_control(self) -> Control:
         return await self._open_channel(self._control, killer=False)

@@ -25,9 +25,9 @@ from headrace.sandbox.namespace_process import (
     pipe_to,
     spawn,
 )
-from headrace.sandbox.namespace_terminal import TerminalPlace, open_pty
+from headrace.sandbox.namespace_terminal import PtyLine, TerminalPlace, open_pty
 from headrace.sandbox.shell import Shell
-from headrace.sandbox.terminal import PROBE_TIMEOUT_S, Line, PtyTerminal
+from headrace.sandbox.terminal import Line, PtyTerminal, State
 from headrace.types import CommandResult
 
 CLOSE_TIMEOUT_S = 20.0
@@ -48,6 +48,7 @@ class NamespaceSandbox:
         self._keep = max_output_bytes
         self._place = terminal
         self._terminal: PtyTerminal | None = None
+        self._pty: PtyLine | None = None
         self._image_user = image_user
         self._leader: Leader | None = None
         self._inlets: list[Inlet] = []
@@ -122,7 +123,7 @@ class NamespaceSandbox:
         if self._place is None:
             raise ContractError("a terminal is asked for by the spec: set `terminal`")
         if self._terminal is None:
-            terminal = PtyTerminal(self._connect_terminal, self._probe)
+            terminal = PtyTerminal(self._connect_terminal, self._look)
             try:
                 await terminal.open()
             except BaseException:
@@ -145,13 +146,12 @@ class NamespaceSandbox:
         self, token: str, feed: Callable[[bytes], None], ended: Callable[[], None]
     ) -> Line:
         assert self._place is not None and self._leader is not None
-        return await open_pty(self._leader.pid, self._place, self._control, token, feed, ended)
+        leader = self._leader.pid
+        self._pty = await open_pty(leader, self._place, self._control, token, feed, ended)
+        return self._pty
 
-    async def _probe(self, script: str) -> CommandResult:
-        assert self._place is not None
-        return await self._control.exec(
-            script, timeout_s=PROBE_TIMEOUT_S, user=self._place.user, shell="sh"
-        )
+    async def _look(self, tty: str, token: str) -> State | None:
+        return None if self._pty is None else await self._pty.look(token)
 
     async def _close(self) -> None:
         self._closed = True

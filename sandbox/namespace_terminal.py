@@ -3,6 +3,8 @@
 Rule: it is made in the sandbox's own `/dev/pts`, so programs inside find it by its name, and no
 terminal of the host is ever visible. The host opens the other end through the sandbox's root; the
 login shell is started by the control channel and has the same walls as everything else inside.
+What its foreground does is read from the host: nothing runs inside for that, so it works when the
+sandbox has no process left to give.
 """
 
 import array
@@ -12,20 +14,26 @@ import shlex
 import stat
 import struct
 import termios
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from pathlib import Path
 from typing import NamedTuple
 
+from headrace.aio import in_thread
 from headrace.errors import SandboxError
 from headrace.sandbox.base import COLUMNS, ROWS
 from headrace.sandbox.control import Control
 from headrace.sandbox.leases import children_of
 from headrace.sandbox.namespace_process import Inlet, Outlet
 from headrace.sandbox.scripts import TERMINAL_PROGRAM
-from headrace.sandbox.terminal import Line
+from headrace.sandbox.terminal import Process, State, state_of
 
 START_TIMEOUT_S = 30.0
+MOST_PROCESSES = 2000
+"""Looked at to find the foreground ones; a sandbox with more is not waited for exactly."""
 _PTMX = os.makedev(5, 2)
 _TIOCSPTLCK, _TIOCGPTN = 0x40045431, 0x80045430
+_LFLAG = 3
 
 
 class TerminalPlace(NamedTuple):
@@ -35,23 +43,91 @@ class TerminalPlace(NamedTuple):
     workdir: str
 
 
-class _PtyLine:
-    """Both directions of the host's end."""
+class PtyLine:
+    """The host's end: both directions, and what the other end's foreground does."""
 
-    def __init__(self, fd: int, feed: Callable[[bytes], None], ended: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        first: int,
+        fd: int,
+        number: int,
+        feed: Callable[[bytes], None],
+        ended: Callable[[], None],
+    ) -> None:
+        """`first`: the sandbox's process 1; `number`: of the device in its `/dev/pts`."""
+        self._first = first
+        self._device = f"/proc/{first}/root/dev/pts/{number}"
+        self._asked = os.dup(fd)
         self._outlet = Outlet(os.dup(fd))
         self._inlet = Inlet(fd, feed, ended)
 
     @property
     def waiting(self) -> bool:
+        """See `Line`."""
         return self._outlet.waiting
 
     def write(self, data: bytes) -> None:
+        """See `Line`."""
         self._outlet.write(data)
 
     def close(self) -> None:
+        """See `Line`."""
         self._inlet.close()
         self._outlet.close()
+        if self._asked >= 0:
+            os.close(self._asked)
+            self._asked = -1
+
+    async def look(self, token: str) -> State | None:
+        """See `headrace.sandbox.terminal.Look`."""
+        if self._asked < 0:
+            return None
+        return await in_thread(self._look, os.dup(self._asked), token)
+
+    def _look(self, fd: int, token: str) -> State | None:
+        try:
+            group = array.array("i", [0])
+            fcntl.ioctl(fd, termios.TIOCGPGRP, group)
+            raw = not termios.tcgetattr(fd)[_LFLAG] & termios.ICANON
+        except (OSError, termios.error):
+            return None
+        finally:
+            os.close(fd)
+        state = state_of(raw, list(_members(self._first, group[0])))
+        if token and state is not None and state.still_s is not None:
+            self._mark(token)
+        return state
+
+    def _mark(self, token: str) -> None:
+        """Print `token` on the terminal, behind what was printed before; not if it is stopped."""
+        with suppress(OSError):
+            fd = os.open(
+                self._device,
+                os.O_WRONLY | os.O_NOCTTY | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOFOLLOW,
+            )
+            try:
+                os.write(fd, f"\x1b]hr{token}\x07".encode())
+            finally:
+                os.close(fd)
+
+
+def _members(first: int, group: int) -> Iterator[Process]:
+    """The processes of a process group below `first`."""
+    waiting, seen = [first], 0
+    while waiting and seen < MOST_PROCESSES:
+        pid = waiting.pop()
+        seen += 1
+        with suppress(OSError, ValueError, IndexError):  # it has just ended
+            folder = Path(f"/proc/{pid}")
+            for thread in os.listdir(folder / "task"):
+                children = (folder / "task" / thread / "children").read_text()
+                waiting += [int(child) for child in children.split()]
+            fields = (folder / "stat").read_bytes().rpartition(b")")[2].split()
+            if int(fields[2]) == group:
+                waits = ""
+                with suppress(OSError):  # not ours to know
+                    waits = (folder / "wchan").read_text()
+                yield Process(fields[0].decode(), fields[2] == fields[3], waits)
 
 
 async def open_pty(
@@ -61,10 +137,13 @@ async def open_pty(
     token: str,
     feed: Callable[[bytes], None],
     ended: Callable[[], None],
-) -> Line:
+) -> PtyLine:
     """A new pseudo-terminal with a login shell. Raises `SandboxError`."""
-    fd, number = _open(leader)
-    line = _PtyLine(fd, feed, ended)
+    first = next(iter(children_of(leader)), None)
+    if first is None:
+        raise SandboxError("the sandbox has ended")
+    fd, number = _open(first)
+    line = PtyLine(first, fd, number, feed, ended)
     words = ["sh", "-c", TERMINAL_PROGRAM, "sh", *place, token, f"/dev/pts/{number}"]
     try:
         started = await control.exec(
@@ -86,11 +165,8 @@ async def open_pty(
     return line
 
 
-def _open(leader: int) -> tuple[int, int]:
+def _open(first: int) -> tuple[int, int]:
     """The host's end, and the number of the device inside."""
-    first = next(iter(children_of(leader)), None)
-    if first is None:
-        raise SandboxError("the sandbox has ended")
     try:
         # No link can stand here: /dev/pts is a mount, and nobody inside may mount.
         path = f"/proc/{first}/root/dev/pts/ptmx"

@@ -276,6 +276,7 @@ hr_mode=; case $(stty -a -F "$hr_tty" 2>/dev/null) in
   *icanon*) hr_mode=cooked ;;
 esac
 echo "mode $hr_mode"
+hr_maybe=; [ "$hr_mode" = cooked ] || hr_maybe=1
 for hr_d in /proc/[0-9]*; do
   hr_s=
   { while IFS= read -r hr_l; do hr_s="$hr_s $hr_l"; done <"$hr_d/stat"; } 2>/dev/null || continue
@@ -283,13 +284,16 @@ for hr_d in /proc/[0-9]*; do
   [ "$5" = "$hr_nr" ] && [ "$3" = "$6" ] || continue
   hr_w=; { read -r hr_w <"$hr_d/wchan"; } 2>/dev/null
   echo "process $1 $3 $4 $hr_w"
+  case $hr_w in ''|0|*tty_read*|wait_woken) hr_maybe=1 ;; esac
 done
-{ printf '\033]hr%s\007' "$hr_token" >"$hr_tty" & } >/dev/null 2>&1 </dev/null
+if [ -n "$hr_token" ] && [ -n "$hr_maybe" ]; then
+  { printf '\033]hr%s\007' "$hr_token" >"$hr_tty" & } >/dev/null 2>&1 </dev/null
+fi
 """
 """What the terminal waits for: its mode, and of each process in its foreground group the state, the
-group, the session and where in the kernel it sleeps. Then a mark through the terminal itself, so
-that whoever reads it knows that all output before it has come. Needs `hr_tty`, the number of that
-device `hr_nr`, and `hr_token`.
+group, the session and where in the kernel it sleeps. Then, if they may be idle, a mark through the
+terminal itself, so that whoever reads it knows that all output before it has come. Needs `hr_tty`,
+the number of that device `hr_nr`, and `hr_token`; without a token there is no mark.
 """
 
 INIT_PROGRAM = _packed(

@@ -1,7 +1,7 @@
 """An interactive terminal of a sandbox: keystrokes in, what they led to out.
 
-Rule: `type` returns when nothing more is to come, never after a fixed sleep. It asks the kernel, by
-`PROBE` inside the sandbox, what the terminal's foreground programs do:
+Rule: `type` returns when nothing more is to come, never after a fixed sleep. It asks the kernel
+what the terminal's foreground programs do:
 
 - they read a line (a shell without line editing, `cat`, `read`): idle at once;
 - the terminal is raw and its login shell is in front: a prompt, idle at once;
@@ -9,16 +9,16 @@ Rule: `type` returns when nothing more is to come, never after a fixed sleep. It
   idle when it sleeps and has printed nothing for `STILL_RAW_S`;
 - anything else runs, and is waited for, `wait_s` at most.
 
-The probe ends with a mark through the terminal, so all that was printed before it has been read.
+The question ends with a mark through the terminal, so all that was printed before it has been read.
 It types nothing into the shell and sets nothing in it: the user's prompt and start files stay.
-How a terminal is opened is the provider's: it gives `connect` and `ask`.
+How a terminal is opened and asked is the provider's: it gives `connect` and `look`.
 """
 
 import asyncio
 import re
 import secrets
 import shlex
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from typing import Any, NamedTuple, Protocol
 
 from headrace.aio import run_shielded
@@ -41,6 +41,7 @@ SILENT_S = 0.3
 LONGEST_PAUSE_S = 1.0
 """Between two probes of a program that prints nothing."""
 PROBE_TIMEOUT_S = 10.0
+"""For a probe that runs inside."""
 MARK_TIMEOUT_S = 1.0
 """For the mark to come: a terminal stopped by `C-s` brings none."""
 _MARK_BYTES = 128
@@ -64,8 +65,17 @@ class Line(Protocol):
 Connect = Callable[[str, Callable[[bytes], None], Callable[[], None]], Awaitable[Line]]
 """Starts `TERMINAL_PROGRAM` with a token; the bytes it prints go to the first callable, the second
 is called when it has ended."""
-Ask = Callable[[str], Coroutine[Any, Any, CommandResult]]
-"""Runs a command inside as the agent's user, apart from the terminal."""
+
+
+class Process(NamedTuple):
+    """One process in the foreground group of a terminal."""
+
+    state: str
+    """Its letter in /proc/PID/stat."""
+    is_leader: bool
+    """It belongs to the group of the login shell."""
+    waits: str
+    """Where in the kernel it sleeps; `0` or nothing: unknown."""
 
 
 class State(NamedTuple):
@@ -92,36 +102,51 @@ class State(NamedTuple):
         return SILENT_S if self.reading is None and self.is_shell else None
 
 
+Look = Callable[[str, str], Coroutine[Any, Any, State | None]]
+"""What the foreground of a terminal does; None: unknown. Given the terminal's name, and a token to
+be printed on it as `OSC hr<token> BEL` if it may be idle; empty: nothing is printed."""
+
+
+def state_of(raw: bool | None, processes: Sequence[Process]) -> State | None:
+    """The state of a foreground with these processes; None when there is nobody."""
+    if not processes:
+        return None
+    known = [process.waits for process in processes if process.waits not in ("", "0")]
+    reading = any(word in waits for waits in known for word in _READING)
+    return State(
+        raw=raw,
+        asleep=all(process.state in "STtZXI" for process in processes),
+        is_shell=all(process.is_leader for process in processes),
+        reading=reading if reading or len(known) == len(processes) else None,
+    )
+
+
+def probe_script(tty: str, token: str) -> str:
+    """A script that answers a `Look` inside the sandbox, for `read_state`."""
+    number = _device_number(tty)
+    return f"hr_tty={shlex.quote(tty)} hr_nr={number} hr_token={token}\n{PROBE}"
+
+
 def read_state(answer: str) -> State | None:
-    """What `PROBE` printed; None when it found nobody."""
-    mode, sleeping, shells, waits = "", [], [], []
+    """What `probe_script` printed."""
+    mode, processes = "", []
     for line in answer.splitlines():
         word, _, rest = line.partition(" ")
         fields = rest.split()
         if word == "mode":
             mode = rest.strip()
         elif word == "process" and len(fields) >= 3:
-            sleeping.append(fields[0] in "STtZXI")
-            shells.append(fields[1] == fields[2])
-            waits.append(fields[3] if len(fields) > 3 else "0")
-    if not sleeping:
-        return None
-    known = [wait for wait in waits if wait != "0"]
-    reading = any(word in wait for wait in known for word in _READING)
-    return State(
-        raw={"raw": True, "cooked": False}.get(mode),
-        asleep=all(sleeping),
-        is_shell=all(shells),
-        reading=reading if reading or len(known) == len(waits) else None,
-    )
+            waits = fields[3] if len(fields) > 3 else "0"
+            processes.append(Process(fields[0], fields[1] == fields[2], waits))
+    return state_of({"raw": True, "cooked": False}.get(mode), processes)
 
 
 class PtyTerminal:
     """See `headrace.sandbox.base.Terminal`."""
 
-    def __init__(self, connect: Connect, ask: Ask) -> None:
+    def __init__(self, connect: Connect, look: Look) -> None:
         self._connect = connect
-        self._ask = ask
+        self._ask = look
         self._emulator = Emulator(COLUMNS, ROWS, self._reply)
         self._line: Line | None = None
         self._tty = ""
@@ -135,6 +160,8 @@ class PtyTerminal:
         self._edge = b""
         self._marked = asyncio.Event()
         self._changed = asyncio.Event()
+        self._stopped = False
+        """The last mark did not come: each further one would leave a process that cannot end."""
         self._chunks = 0
         self._last = 0.0
         """When something was printed last."""
@@ -267,22 +294,19 @@ class PtyTerminal:
     async def _look(self) -> State | None:
         """What the foreground does now. All it printed before has been read on return."""
         self._expect()
-        script = (
-            f"hr_tty={shlex.quote(self._tty)} hr_nr={_device_number(self._tty)} "
-            f"hr_token={self._token.decode()}\n{PROBE}"
-        )
+        token = "" if self._stopped else self._token.decode()
         try:
             # Shielded: it takes milliseconds, and to be cancelled half way costs far more.
-            answer = await run_shielded(self._ask(script))
+            state = await run_shielded(self._ask(self._tty, token))
         except ContractError:  # our channel does something else just now
             return None
         except SandboxError as e:
             if e.final or self._gone is not None:
                 raise
             return None  # such as no process left to ask with
-        state = read_state(answer.stdout.decode(errors="replace"))
-        if state is not None and state.still_s is not None:
+        if token and state is not None and state.still_s is not None:
             await _first(self._marked, MARK_TIMEOUT_S)
+            self._stopped = not self._marked.is_set()
         return state
 
     async def _digest(self) -> None:
@@ -301,6 +325,7 @@ class PtyTerminal:
                 return
         self._chunks += 1
         self._last = _now()
+        self._stopped = False
         self._emulator.feed(data)
         self._changed.set()
 

@@ -321,6 +321,8 @@ class Emulator:
     def digest(self) -> Iterator[None]:
         """Interpret what is kept now; yields after each slice. Stopping early loses nothing."""
         yield from self._work_off()
+        if not self.screen.alternate:
+            self._skip_what_scrolls_off()
         head, tail = bytes(self._head), bytes(self._tail)
         self._head.clear()
         self._tail.clear()
@@ -399,12 +401,26 @@ class Emulator:
         self._stream.feed(b"".join(self._switches).decode())
         self._switches.clear()
 
+    def _skip_what_scrolls_off(self) -> None:
+        """Of very many lines only the last can still be seen; the others are not worth the time."""
+        last = self._tail or self._head
+        keep = SCROLLBACK + 4 * self.screen.lines
+        if last.count(b"\n") <= keep:
+            return
+        start = len(last.rsplit(b"\n", keep)[0]) + 1
+        skipped = last[:start] if last is self._head else self._head + last[:start]
+        self._leave_out(bytes(skipped))
+        self._tail = last[start:]
+        self._head = bytearray()
+
+    def _leave_out(self, dropped: bytes) -> None:
+        self._dropped += len(dropped)
+        self._switches += _SWITCH.findall(dropped)
+        del self._switches[:-_SWITCHES_KEPT]
+
     def _drop(self, count: int) -> None:
         """Leave out the first `count` bytes of the tail, and what follows of their last line."""
         newline = self._tail.find(b"\n", count, count + 4096)
         count = count if newline < 0 else newline + 1
-        dropped = bytes(self._tail[:count])
+        self._leave_out(bytes(self._tail[:count]))
         del self._tail[:count]
-        self._dropped += count
-        self._switches += _SWITCH.findall(dropped)
-        del self._switches[:-_SWITCHES_KEPT]
