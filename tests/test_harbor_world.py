@@ -238,10 +238,10 @@ def test_a_harborignore_that_does_not_count_is_told(tmp_path: Path) -> None:
 
 
 def test_a_folder_whose_name_is_no_text_is_refused_in_readable_words(tmp_path: Path) -> None:
-    name = os.fsencode(tmp_path) + b"/t\xff"
-    shutil.copytree(os.fsencode(EXAMPLES / "users"), name)
+    name = os.fsdecode(os.fsencode(tmp_path) + b"/t\xff")
+    shutil.copytree(EXAMPLES / "users", name)
     with pytest.raises(TaskError, match="expected a path in UTF-8") as refused:
-        read_task(os.fsdecode(name))
+        read_task(name)
     assert str(refused.value).isprintable()
 
 

@@ -101,9 +101,9 @@ def _put(root: Path, name: str, place: Callable[[Path], object]) -> None:
 
 
 def _append(path: Path, text: str) -> None:
-    old = path.read_text() if path.is_file() and not path.is_symlink() else ""
+    old = path.read_bytes() if path.is_file() and not path.is_symlink() else b""
     _clear(path)
-    path.write_bytes((old + "\n" + text).encode("utf-8", "surrogatepass"))
+    path.write_bytes(old + f"\n{text}".encode("utf-8", "surrogatepass"))
 
 
 def _nest(path: Path) -> None:
@@ -112,6 +112,7 @@ def _nest(path: Path) -> None:
     path.mkdir(parents=True)
 
 
+MAKERS: list[Callable[[Path], object]] = [os.mkfifo, Path.mkdir, _nest]
 TOML_HARM = st.lists(TOML_LINES, min_size=1, max_size=5).map("\n".join).map(
     lambda text: lambda root: _append(root / "task.toml", text)
 )  # fmt: skip
@@ -177,9 +178,7 @@ FILE_HARM = NAMES.flatmap(
             lambda data: lambda root: _put(root, name, lambda path: path.write_bytes(data))
         ),
         LINKS.map(lambda to: lambda root: _put(root, name, lambda path: path.symlink_to(to))),
-        st.sampled_from([os.mkfifo, Path.mkdir, _nest]).map(
-            lambda make: lambda root: _put(root, name, make)
-        ),
+        st.sampled_from(MAKERS).map(lambda make: lambda root: _put(root, name, make)),
     )
 )
 HARMS = st.lists(
