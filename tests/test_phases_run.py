@@ -136,7 +136,9 @@ retries = 1
 """
     + WORLD
 )
-SEEN = "echo seen: $PWD $(ls -d /tests 2> /dev/null; ls -A /logs/verifier 2> /dev/null) $mine; export mine=1; cd /tmp"
+SEEN = """\
+echo seen: $PWD $(ls -d /tests 2> /dev/null; ls -A /logs/verifier 2> /dev/null) $mine
+export mine=1; cd /tmp"""
 
 
 @pytest.mark.timeout(120)
