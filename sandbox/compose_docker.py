@@ -34,6 +34,7 @@ from headrace.sandbox.compose_project import (
     networks_of,
     project,
 )
+from headrace.sandbox.docker_buildx import Buildx
 from headrace.sandbox.docker_context import pack
 from headrace.sandbox.docker_engine import EngineClient
 from headrace.sandbox.docker_images import LABEL, RUN_LABEL, Images
@@ -48,6 +49,8 @@ CREATE_S = 180.0
 INSPECT_S = 60.0
 HEALTH_POLL_S = 0.25
 LOG_LINES = 20
+_BUILD_CONTENT = ("args", "target", "labels", "extra_hosts", "network", "shm_size")
+"""Of a service's `build`: what a plain build has none of and the content depends on."""
 _NOT_IN_A_NAME = re.compile(r"[^a-z0-9_-]")
 
 log = logging.getLogger("headrace.sandbox.docker")
@@ -69,6 +72,7 @@ class Compose:
         self._images = images
         self._run_id = run_id
         self._cli = ComposeCli(engine.socket)
+        self._buildx = Buildx(engine.socket)
         self._prepared: dict[ComposeFile, Prepared] = {}
         self._documents: dict[ComposeFile, dict[str, Any]] = {}
         self._failures: dict[ComposeFile, str] = {}
@@ -219,7 +223,7 @@ class Compose:
         dockerfile = str(Path(context) / build.get("dockerfile", "Dockerfile"))
         if not await in_thread(os.path.isfile, dockerfile):
             raise ImageError(f"service {service}: expected a Dockerfile, found no {dockerfile}")
-        if not any(build.get(key) for key in ("args", "target", "labels", "extra_hosts")):
+        if not any(build.get(key) for key in _BUILD_CONTENT):
             plain = _plain(recipe, dockerfile=dockerfile, context=context)
             return await self._images.ensure(plain)
         if BASE_IMAGE in await in_thread(_text, dockerfile):
@@ -230,22 +234,26 @@ class Compose:
         self, recipe: EnvironmentRecipe, service: str, build: dict[str, Any], dockerfile: str
     ) -> str:
         """A build with arguments or a target, by `docker compose build`; named by its content."""
-        known = ("args", "target", "labels", "extra_hosts")
-        wanted_keys = {key: build[key] for key in known if build.get(key)}
+        content = {key: build[key] for key in _BUILD_CONTENT if build.get(key)}
         with await in_thread(pack, build["context"], dockerfile) as packed:
             digest = hashlib.file_digest(packed.tar, "sha256")  # its bytes are repeatable
-        digest.update(msgspec.json.encode(wanted_keys, order="deterministic"))
+        digest.update(msgspec.json.encode(content, order="deterministic"))
         name = f"headrace/task:{digest.hexdigest()[:24]}"
         if await self._images.find(name) is None:
             own = {LABEL: digest.hexdigest(), RUN_LABEL: self._run_id}
-            section = {**build, "labels": {**(build.get("labels") or {}), **own}, "tags": []}
+            section = {
+                **content,
+                "context": build["context"],
+                "dockerfile": dockerfile,
+                "labels": {**(build.get("labels") or {}), **own},
+            }
             document = {"services": {service: {"image": name, "build": section}}}
             await self._cli.run(
                 ("-f", "-", "-p", "headrace-build", "build", service),
                 doing=f"could not build service {service} from {dockerfile}",
                 timeout_s=recipe.build_timeout_s,
                 stdin=msgspec.json.encode(document),
-                variables={"DOCKER_BUILDKIT": "0"},
+                variables={"DOCKER_BUILDKIT": "0"} if await self._buildx.lacks() else {},
                 error=ImageError,
             )
         return name

@@ -202,7 +202,9 @@ def _mount(mount: Mapping[str, Any], names: Names, logs: dict[str, str]) -> dict
         out: dict[str, Any] = {"type": "volume", "source": volume, "target": mount["target"]}
         return {**out, "volume": {"nocopy": True}}
     if mount["type"] == "bind":
-        return {**mount, "source": names.folders.get(source, source)}
+        copy = names.folders.get(source)
+        # The engine must not make a folder on this machine, nor share mounts with it.
+        return {**mount, "source": copy or source, "bind": {"create_host_path": False}}
     return dict(mount)
 
 

@@ -348,6 +348,9 @@ async def test_a_sweep_removes_what_a_killed_driver_left(
         ("depends_on: [main]", "cycle"),
         ("build: /", "is built from /, outside"),
         ("gpus: all", "`gpus`, which is not supported"),
+        ("build: {context: ., ssh: [default]}", "`build.ssh`, which is not supported"),
+        ("scale: 3", "more than one copy"),
+        ("networks: {default: {ipv4_address: 10.0.0.5}}", "a fixed ipv4_address"),
     ],
 )
 async def test_what_reaches_the_host_is_refused_by_name(
