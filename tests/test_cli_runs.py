@@ -55,9 +55,7 @@ def test_the_same_command_again_has_nothing_left_to_do(provider: str, tmp_path: 
     assert "1 of 1 episodes over 1 task: 0 passed, 1 failed" in second.stdout
 
 
-def test_attempts_are_added_to_a_run_and_what_it_has_is_kept(
-    provider: str, tmp_path: Path
-) -> None:
+def test_attempts_are_added_to_a_run_and_what_it_has_is_kept(provider: str, tmp_path: Path) -> None:
     run = tmp_path / "r"
     first = headrace(*evaluate(run, provider, "noop"))
     assert first.returncode == 0, first.stderr
