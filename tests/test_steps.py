@@ -19,6 +19,7 @@ from headrace.engine.shutdown import Shutdown, Stop
 from headrace.engine.steps import CLEAR, not_begun, sum_up, too_low
 from headrace.errors import SandboxError
 from headrace.policies.base import Budget, Policy, Session
+from headrace.policies.replay import ReplayPolicy
 from headrace.sandbox.base import Limits
 from headrace.sandbox.fake import FakeProvider
 from headrace.tasks.steps import step_view
@@ -36,6 +37,7 @@ from headrace.types import (
     StopReason,
     Task,
     TestOutcome,
+    Turn,
     Verdict,
     VerdictFault,
     VerifierRecipe,
@@ -442,3 +444,11 @@ async def test_an_unhealthy_sandbox_is_an_infrastructure_failure() -> None:
 def test_a_view_of_a_step_is_a_task_with_the_steps_name() -> None:
     view = step_view(TWO, TWO.steps[1])
     assert (view.instruction, view.steps, view.metadata["step"]) == ("do b", (), "b")
+
+
+async def test_a_replayed_step_repeats_only_its_own_turns() -> None:
+    recorded = [Turn(text=f"{name}{i}", step=name) for name in ("a", "b") for i in range(2)]
+    policy = ReplayPolicy(lambda digest, sample: recorded, source="run")
+    async with policy.session(step_view(TWO, TWO.steps[1]), 0) as session:
+        texts = [(await session.act((), Budget())).text for _ in range(2)]
+    assert texts == ["b0", "b1"]
