@@ -46,6 +46,8 @@ MARK_TIMEOUT_S = 1.0
 """For the mark to come: a terminal stopped by `C-s` brings none."""
 _MARK_BYTES = 128
 _READING = ("tty_read", "wait_woken")
+_ELSEWHERE = ("nanosleep", "do_wait", "pipe_", "anon_pipe")
+"""Waits that no key can end: for time, for a child, for another program's output."""
 
 
 class Line(Protocol):
@@ -89,11 +91,13 @@ class State(NamedTuple):
     """It is the login shell itself."""
     reading: bool | None
     """One of them waits for the terminal; None: the kernel does not say."""
+    elsewhere: bool
+    """All of them wait for something that is surely not the terminal."""
 
     @property
     def still_s(self) -> float | None:
         """How long its output must have paused for it to be idle; None: it runs."""
-        if not self.asleep:
+        if not self.asleep or self.elsewhere:
             return None
         if self.raw:
             return STILL_S if self.is_shell else STILL_RAW_S
@@ -118,6 +122,8 @@ def state_of(raw: bool | None, processes: Sequence[Process]) -> State | None:
         asleep=all(process.state in "STtZXI" for process in processes),
         is_shell=all(process.is_leader for process in processes),
         reading=reading if reading or len(known) == len(processes) else None,
+        elsewhere=len(known) == len(processes)
+        and all(any(word in waits for word in _ELSEWHERE) for waits in known),
     )
 
 
