@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import subprocess
 import sysconfig
 from pathlib import Path
@@ -69,6 +70,20 @@ def test_building_makes_what_can_be_made_and_ends_with_3_if_any_failed(
     assert "Error: no image for bad" in done.stderr
     assert "seen" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_ctrl_c_stops_a_build_at_once(provider: str, tmp_path: Path) -> None:
+    write_task(
+        tmp_path / "tasks" / "slow", f"FROM headrace/base:bookworm\nRUN sleep 600.{os.getpid()}\n"
+    )
+    command = [HEADRACE, "images", "build", tmp_path / "tasks", "--provider", provider]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=ENV) as process:
+        assert process.stderr is not None
+        next(line for line in process.stderr if "RUN sleep" in line or "building" in line)
+        process.send_signal(signal.SIGINT)
+        said = process.communicate(timeout=40)[1]
+    assert process.returncode == 130
+    assert "stopped; what is built stays" in said
 
 
 def test_pruning_wants_a_path_or_all_and_not_both(tmp_path: Path) -> None:
