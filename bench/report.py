@@ -4,11 +4,12 @@ import json
 import os
 import platform
 import subprocess
+import sys
 from pathlib import Path
 
 
 def report(bench: str, metrics: dict[str, float | None], json_path: Path | None = None) -> None:
-    """Print the metrics as a table; write `{bench, commit, machine, metrics}` if asked to."""
+    """Print the metrics as a table; write them with command, commit and machine if asked to."""
     width = max(len(name) for name in metrics)
     print(f"\n{bench} at {commit()} on {machine()}")
     for name, value in metrics.items():
@@ -16,12 +17,22 @@ def report(bench: str, metrics: dict[str, float | None], json_path: Path | None 
     if json_path is not None:
         result = {
             "bench": bench,
+            "command": command(bench),
             "commit": commit(),
             "machine": machine(),
             "metrics": metrics,
         }
         json_path.parent.mkdir(parents=True, exist_ok=True)
         json_path.write_text(json.dumps(result, indent=2) + "\n")
+
+
+def command(bench: str) -> str:
+    """What was called, without the place of its result."""
+    arguments = sys.argv[1:]
+    if "--json" in arguments:
+        at = arguments.index("--json")
+        del arguments[at : at + 2]
+    return " ".join(["python -m", f"bench.{bench}", *arguments])
 
 
 def commit() -> str:
