@@ -44,6 +44,7 @@ $(HARBOR)/.installed: scripts/install-harbor.sh
 	@if scripts/install-harbor.sh $(HARBOR); then touch $@; fi
 
 test: $(VENV)/.model $(HARBOR)/.installed
+	@scripts/system-packages.sh buildah
 	PYTHON=$(BIN)/python scripts/with-docker-engine.sh $(BIN)/python -m pytest
 
 test-fast: $(VENV)/.installed

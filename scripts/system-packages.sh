@@ -1,12 +1,17 @@
 #!/usr/bin/env bash
 # Installs what headrace needs from Debian where it is missing and we may: bubblewrap and
 # debootstrap for the namespace provider, venv support for Python. Says what to do where not.
+#
+#   system-packages.sh [PROGRAM...]    further programs whose packages have their names
 set -euo pipefail
 
 missing=()
 command -v bwrap >/dev/null || missing+=(bubblewrap)
 command -v debootstrap >/dev/null || [ -x /usr/sbin/debootstrap ] || missing+=(debootstrap)
 python3 -c 'import ensurepip, venv' 2>/dev/null || missing+=(python3-venv)
+for program in "$@"; do
+	command -v "$program" >/dev/null || missing+=("$program")
+done
 [ ${#missing[@]} -eq 0 ] && exit 0
 
 if [ "$(id -u)" -ne 0 ] || ! command -v apt-get >/dev/null; then
