@@ -97,23 +97,38 @@ class ComposeCli:
         timeout_s: float,
         error: type[InfrastructureError],
     ) -> tuple[int, bytes, bytes]:
-        limited = f'ulimit -v {MEMORY_KB}; exec docker compose "$@"'
+        started: list[Process] = []
+
+        async def start() -> None:
+            started.append(await self._started(args, stdin, variables))
+
         try:
-            process = await asyncio.create_subprocess_exec(
-                "sh", "-c", limited, "headrace", *args,
-                stdin=PIPE, stdout=PIPE, stderr=PIPE, start_new_session=True,
-                env={**variables, **self._environment()},
-            )  # fmt: skip
-        except OSError as e:
-            raise error(f"{doing}: docker compose could not be started: {e}") from e
-        try:
+            # Shielded: a start that is cancelled half way would leave a process nobody knows.
+            await run_shielded(start())
             async with asyncio.timeout(timeout_s):
-                out, said = await process.communicate(stdin)
+                out, said = await started[0].communicate()
         except TimeoutError:
             raise error(f"{doing}: docker compose was not done within {timeout_s:g} s") from None
+        except OSError as e:
+            raise error(f"{doing}: docker compose could not be started: {e}") from e
         finally:
-            await run_shielded(_end(process))
-        return process.returncode or 0, out, said
+            for process in started:
+                await run_shielded(_end(process))
+        return started[0].returncode or 0, out, said
+
+    async def _started(
+        self, args: Sequence[str], stdin: bytes, variables: Mapping[str, str]
+    ) -> Process:
+        limited = f'ulimit -v {MEMORY_KB}; exec docker compose "$@"'
+        document = _in_memory(stdin)
+        try:
+            return await asyncio.create_subprocess_exec(
+                "sh", "-c", limited, "headrace", *args,
+                stdin=document, stdout=PIPE, stderr=PIPE, start_new_session=True,
+                env={**variables, **self._environment()},
+            )  # fmt: skip
+        finally:
+            os.close(document)
 
     def _environment(self) -> dict[str, str]:
         return {
@@ -125,6 +140,18 @@ class ComposeCli:
             "COMPOSE_ANSI": "never",
             "COMPOSE_PROGRESS": "quiet",
         }
+
+
+def _in_memory(data: bytes) -> int:
+    """A file without a name: unlike a pipe, it asks nobody to read it."""
+    file = os.memfd_create("headrace-compose")
+    try:
+        os.truncate(file, len(data))
+        os.pwrite(file, data, 0)
+    except BaseException:
+        os.close(file)
+        raise
+    return file
 
 
 async def _end(process: Process) -> None:

@@ -21,7 +21,7 @@ from typing import Any
 import msgspec
 
 from headrace.aio import in_thread
-from headrace.errors import ImageError, SandboxError, TaskError
+from headrace.errors import ImageError, ProviderGone, SandboxError, TaskError
 from headrace.sandbox import compose_networks
 from headrace.sandbox.base import Sandbox, SandboxSpec
 from headrace.sandbox.compose import CONTAINER, IMAGE, base_document, refusal, variables, wanted
@@ -371,6 +371,8 @@ class ComposeSandbox(DockerSandbox):
                 f"start {self._names.project}: its services were not healthy within "
                 f"{self._timeout_s:g} s{await self._what_they_say()}"
             ) from None
+        except ProviderGone:
+            raise
         except SandboxError as e:
             raise SandboxError(f"{e}{await self._what_they_say()}") from e
 
@@ -388,13 +390,20 @@ class ComposeSandbox(DockerSandbox):
     # --- inside ---
 
     async def _compose(self, *args: str, timeout_s: float, waits: bool = False) -> None:
-        await self._cli.run(
-            ("-f", "-", "-p", self._names.project, *args),
-            doing=f"{args[0]} {self._names.project}",
-            timeout_s=timeout_s,
-            stdin=msgspec.json.encode(self._document),
-            waits=waits,
-        )
+        doing = f"{args[0]} {self._names.project}"
+        try:
+            await self._cli.run(
+                ("-f", "-", "-p", self._names.project, *args),
+                doing=doing,
+                timeout_s=timeout_s,
+                stdin=msgspec.json.encode(self._document),
+                waits=waits,
+            )
+        except SandboxError as e:
+            lost = await self._engine.lost(doing, e)  # asks whether the engine still answers
+            if isinstance(lost, ProviderGone):
+                raise lost from e
+            raise
 
     async def _healthy(self) -> None:
         """Wait until every container with a health check is. The caller has the deadline."""
