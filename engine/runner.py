@@ -36,6 +36,8 @@ from headrace.tasks.recipes import unsupported
 from headrace.types import Task, Turn
 from headrace.verifiers import registry as verifiers
 
+TOLD = 10
+"""Lines of one kind about tasks at the start of a run; `tasks check` tells all."""
 _NOT_IN_A_LABEL = re.compile(r"[^A-Za-z0-9_.-]")
 
 
@@ -254,10 +256,10 @@ def _catalog(config: RunConfig, on_event: OnEvent) -> Catalog:
     catalog = load(source.source, source.include, source.exclude, source.limit)
     for note in catalog.notes:
         on_event(Note(text=note))
-    for problem in catalog.problems:
-        on_event(Note(text=f"left out: {problem.path}: {problem.message}"))
-    for name, warnings in catalog.warnings.items():
-        on_event(Note(text=f"{name}: {'; '.join(warnings)}"))
+    left_out = [f"left out: {problem.path}: {problem.message}" for problem in catalog.problems]
+    odd = [f"{name}: {'; '.join(warnings)}" for name, warnings in catalog.warnings.items()]
+    _tell(left_out, "tasks left out", source.source, on_event)
+    _tell(odd, "tasks with warnings", source.source, on_event)
     cut_off = _without_network(catalog.tasks) if config.sandbox.network == "none" else 0
     if cut_off:
         on_event(
@@ -271,11 +273,21 @@ def _catalog(config: RunConfig, on_event: OnEvent) -> Catalog:
             f"{source.source}: expected at least one task, found none that is readable and"
             " matches tasks.include and tasks.exclude; see `headrace tasks check`"
         )
-    for task in catalog.tasks:
-        if task.inert:
-            fields = ", ".join(task.inert)
-            on_event(Note(text=f"{task.name}: read but not acted on yet: {fields}"))
+    inert = [
+        f"{task.name}: read but not acted on: {', '.join(task.inert)}"
+        for task in catalog.tasks
+        if task.inert
+    ]
+    _tell(inert, "tasks with fields that are not acted on", source.source, on_event)
     return catalog
+
+
+def _tell(lines: Sequence[str], what: str, source: str, on_event: OnEvent) -> None:
+    """The first of many lines, and where the others are told."""
+    for line in lines[:TOLD]:
+        on_event(Note(text=line))
+    if len(lines) > TOLD:
+        on_event(Note(text=f"{len(lines) - TOLD} more {what}: headrace tasks check {source}"))
 
 
 def _policy(config: RunConfig, out: Path, tell: Callable[[str], None]) -> Policy:
