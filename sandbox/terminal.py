@@ -103,6 +103,8 @@ class State(NamedTuple):
             return STILL_S if self.is_shell else STILL_RAW_S
         if self.reading:
             return STILL_S
+        if self.is_shell and self.raw is None:  # no `stty` inside to ask
+            return STILL_RAW_S
         return SILENT_S if self.reading is None and self.is_shell else None
 
 

@@ -196,6 +196,8 @@ STATES = [
     ("a program that sleeps before it draws", "mode raw\nprocess S 9 7 hrtimer_nanosleep", None),
     ("a pager that waits for a slow program",
      "mode raw\nprocess S 9 7 anon_pipe_read\nprocess S 9 7 hrtimer_nanosleep", None),
+    ("a prompt of a mode nobody tells", "mode \nprocess S 7 7 do_select", STILL_RAW_S),
+    ("a program of a mode nobody tells", "mode \nprocess S 9 7 do_select", None),
     ("an editor of another user", "mode raw\nprocess S 9 7 0", STILL_RAW_S),
     ("an editor at work", "mode raw\nprocess R 9 7 0", None),
     ("a pipeline at work", "mode cooked\nprocess S 9 7 pipe_read\nprocess R 9 7 0", None),
