@@ -9,7 +9,7 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-from headrace.aio import background, in_thread, unwrap
+from headrace.aio import background, fan_out, in_thread, unwrap
 from headrace.configs.models import ReplayConfig, RunConfig
 from headrace.engine.driver import Driver
 from headrace.engine.episode import Parts, Planned
@@ -38,6 +38,8 @@ from headrace.verifiers import registry as verifiers
 
 TOLD = 10
 """Lines of one kind about tasks at the start of a run; `tasks check` tells all."""
+REFUSALS = 4
+"""Asked for at once: of a compose file the provider asks another program."""
 _NOT_IN_A_LABEL = re.compile(r"[^A-Za-z0-9_.-]")
 
 
@@ -231,11 +233,13 @@ class _Session:
 
 async def _refused(provider: Provider, tasks: Sequence[Task], *, network: bool) -> dict[str, str]:
     """Why the provider cannot run a task as it asks, by name; nothing of these is started."""
-    found = {
-        task.name: unsupported(task) or await provider.refuses(task, network=network)
-        for task in tasks
-    }
-    return {name: reason for name, reason in found.items() if reason is not None}
+
+    async def why(task: Task) -> str | None:
+        return unsupported(task) or await provider.refuses(task, network=network)
+
+    reasons = await fan_out(why, tasks, limit=REFUSALS)
+    told = zip(tasks, reasons, strict=True)
+    return {task.name: reason for task, reason in told if reason is not None}
 
 
 def _without_network(tasks: Sequence[Task]) -> int:

@@ -74,7 +74,26 @@ class Buildx:
 
     async def _run(self, arguments: Sequence[str], timeout_s: float) -> tuple[int | None, str]:
         """Exit code (None: out of time) and the end of what was said."""
-        process = await asyncio.create_subprocess_exec(
+        tail = bytearray()
+        started: list[Process] = []
+
+        async def start() -> None:
+            started.append(await self._started(arguments))
+
+        try:
+            # Shielded: a start that is cancelled half way would leave a process nobody knows.
+            await run_shielded(start())
+            async with asyncio.timeout(timeout_s):
+                code: int | None = await _followed(started[0], tail)
+        except TimeoutError:
+            code = None
+        finally:
+            for process in started:
+                await run_shielded(_end(process))
+        return code, tail.decode(errors="replace").strip()
+
+    async def _started(self, arguments: Sequence[str]) -> Process:
+        return await asyncio.create_subprocess_exec(
             self._program,
             *arguments,
             stdin=DEVNULL,
@@ -83,19 +102,6 @@ class Buildx:
             env={**os.environ, "DOCKER_HOST": f"unix://{self._socket}", "DOCKER_BUILDKIT": "1"},
             start_new_session=True,
         )
-        tail = bytearray()
-        try:
-            async with asyncio.timeout(timeout_s):
-                assert process.stdout is not None
-                while piece := await process.stdout.read(_CHUNK_BYTES):
-                    tail += piece
-                    del tail[:-LOG_TAIL_BYTES]
-                code: int | None = await process.wait()
-        except TimeoutError:
-            code = None
-        finally:
-            await run_shielded(_end(process))
-        return code, tail.decode(errors="replace").strip()
 
 
 def build_command(
@@ -107,6 +113,15 @@ def build_command(
         *("buildx", "build", "--load", "--progress=plain", f"--tag={name}"),
         *(f"--file={dockerfile}", *labelled, context),
     )
+
+
+async def _followed(process: Process, tail: bytearray) -> int:
+    """Keep the end of what it says, to its end; its exit code."""
+    assert process.stdout is not None
+    while piece := await process.stdout.read(_CHUNK_BYTES):
+        tail += piece
+        del tail[:-LOG_TAIL_BYTES]
+    return await process.wait()
 
 
 async def _end(process: Process) -> None:
