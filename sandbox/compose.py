@@ -12,9 +12,12 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from headrace.sandbox.scripts import KEEP_ALIVE
 from headrace.types import ComposeFile, EnvironmentRecipe
 
 Document = Mapping[str, Any]
+
+HARBOR_SERVICE = "main"
 
 CONTAINER = "headrace-container-placeholder-5c1d"
 """Stands for the name of the agent's container, and of the project: every episode has its own."""
@@ -44,6 +47,16 @@ _CAPABILITIES = frozenset(
     " NET_RAW SETFCAP SETGID SETPCAP SETUID SYS_CHROOT SYS_NICE SYS_PTRACE".split()
 )
 _SECURITY = "no-new-privileges"
+_TMPFS_FLAGS = frozenset(
+    "size mode uid gid nr_inodes nr_blocks ro rw exec noexec suid nosuid dev nodev noatime".split()
+)
+_OWN_NAMESPACES = {
+    "network_mode": ("none", "bridge", "default"),
+    "pid": (),
+    "ipc": ("none", "private", "shareable"),
+    "uts": (),
+}
+"""Any other name but `service:` is the host's, or a container's or network's of somebody else."""
 MAX_SERVICES = 100
 
 
@@ -84,7 +97,7 @@ def wanted(values: Mapping[str, str], text: str) -> dict[str, str]:
 
 _VARIABLE = re.compile(r"\$\{?([A-Za-z_][A-Za-z0-9_]*)")
 _STEERING = re.compile(
-    r"(?i)(LD_|DOCKER_|COMPOSE_|BUILDKIT_|BUILDX_|BASH|GO|SSL_|XDG_|OTEL_|(ENV|IFS|PS4)$|.*_PROXY$)"
+    r"(?i)(LD_|DOCKER_|COMPOSE_|BUILDKIT_|BUILDX_|BASH|GO|SSL_|XDG_|OTEL_|(ENV|IFS|PS4|PATH|HOME|TMPDIR)$|.*_PROXY$)"
 )
 _LOGS = {
     "verifier_logs": "/logs/verifier",
@@ -94,8 +107,12 @@ _LOGS = {
 
 
 def base_document(compose: ComposeFile) -> dict[str, Any]:
-    """What the task's file is laid over: the agent's service may leave its image to the harness."""
-    return {"services": {compose.service: {"image": IMAGE}}}
+    """What the task's file is laid over: the agent's service may leave its image to the harness.
+
+    Harbor, whose service is `main`, lays a command under it too; Terminal-Bench 1 does not.
+    """
+    command = {"command": list(KEEP_ALIVE)} if compose.service == HARBOR_SERVICE else {}
+    return {"services": {compose.service: {"image": IMAGE, **command}}}
 
 
 def roots(compose: ComposeFile) -> tuple[str, ...]:
@@ -109,9 +126,9 @@ def files_named(document: Any) -> Iterator[tuple[str, str]]:
     """(key, path) of each file that a raw compose file would read on this machine."""
     if not isinstance(document, dict):
         return
+    for paths, _ in includes(document):
+        yield from (("include", path) for path in paths)
     for entry in _entries(document.get("include")):
-        for path in _entries(entry.get("path") if isinstance(entry, dict) else entry):
-            yield "include", str(path)
         if isinstance(entry, dict):
             for path in _entries(entry.get("env_file")):
                 yield "env_file", str(path)
@@ -125,6 +142,15 @@ def files_named(document: Any) -> Iterator[tuple[str, str]]:
         extends = service.get("extends")
         if isinstance(extends, dict) and extends.get("file"):
             yield "extends", str(extends["file"])
+
+
+def includes(document: Any) -> Iterator[tuple[list[str], str]]:
+    """(paths, folder) of each `include`; what those files name is relative to that folder."""
+    for entry in _entries(document.get("include") if isinstance(document, dict) else None):
+        told = entry if isinstance(entry, dict) else {"path": entry}
+        paths = [str(path) for path in _entries(told.get("path"))]
+        first = os.path.dirname(paths[0]) if paths else ""
+        yield paths, str(told.get("project_directory") or first)
 
 
 def refusal(document: Document, compose: ComposeFile) -> str | None:
@@ -174,8 +200,20 @@ def _volume(volume: Document) -> Iterator[str]:
     if volume.get("driver", "local") != "local":
         yield f"has the driver {volume['driver']}; only `local` is given"
     options = volume.get("driver_opts") or {}
-    if options and options.get("type") != "tmpfs":
-        yield f"has driver_opts ({', '.join(options)}), which could mount what is the host's"
+    if options and not _only_memory(options):
+        told = ", ".join(f"{key}={value}" for key, value in options.items())
+        yield f"has driver_opts ({told}), which could mount what is the host's"
+
+
+def _only_memory(options: Document) -> bool:
+    """Whether it is a plain tmpfs: with `bind` among its options it would be a host's folder."""
+    flags = str(options.get("o") or "").split(",")
+    return (
+        set(options) <= {"type", "device", "o"}
+        and options.get("type") == "tmpfs"
+        and options.get("device") in (None, "", "tmpfs")
+        and all(flag.partition("=")[0] in _TMPFS_FLAGS for flag in flags if flag)
+    )
 
 
 def _service(service: Document, allowed: tuple[str, ...]) -> Iterator[str]:
@@ -201,9 +239,9 @@ def _service(service: Document, allowed: tuple[str, ...]) -> Iterator[str]:
 
 
 def _namespaces(service: Document) -> Iterator[str]:
-    for key in ("network_mode", "pid", "ipc", "uts"):
+    for key, own in _OWN_NAMESPACES.items():
         value = str(service.get(key) or "")
-        if value == "host" or value.startswith("container:"):
+        if value and value not in own and not (value.startswith("service:") and key != "uts"):
             yield f"has {key}: {value}, which leaves the episode's own"
     for name, network in (service.get("networks") or {}).items():
         for key in ("ipv4_address", "ipv6_address", "link_local_ips"):
@@ -236,8 +274,8 @@ def _build(build: Document, allowed: tuple[str, ...]) -> Iterator[str]:
     for key in build:
         if key not in _BUILD_KEYS:
             yield f"has `build.{key}`, which is not supported: write it into its Dockerfile"
-    if build.get("network") == "host":
-        yield "is built with the host's network"
+    if (build.get("network") or "default") not in ("default", "none"):
+        yield f"is built with the network {build['network']}; only `default` and `none` are given"
     context = build.get("context") or ""
     if "://" in context or context.startswith("git@") or not inside(context, allowed):
         yield f"is built from {_outside(context)}"

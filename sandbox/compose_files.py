@@ -13,7 +13,7 @@ from pathlib import Path
 from headrace.aio import in_thread, run_shielded
 from headrace.errors import SandboxError, TaskError
 from headrace.sandbox import leases
-from headrace.sandbox.compose import files_named, inside, roots
+from headrace.sandbox.compose import files_named, includes, inside, roots
 from headrace.tasks.yaml_file import MAX_BYTES, parse_yaml
 from headrace.types import ComposeFile
 
@@ -30,21 +30,32 @@ def scan(compose: ComposeFile) -> str:
     allowed = roots(compose)
     todo = [(compose.path, compose.context)]
     seen: dict[str, str] = {}
+    done: set[tuple[str, str]] = set()
     while todo:
         path, folder = todo.pop()
-        if path in seen:
+        if (path, folder) in done:
             continue
-        if len(seen) >= MAX_FILES:
+        done.add((path, folder))
+        if len(done) > MAX_FILES:
             raise TaskError(f"{compose.path}: more than {MAX_FILES} files are included")
         seen[path] = _read(path)
-        for key, name in files_named(parse_yaml(seen[path], path, compose=True).value):
+        document = parse_yaml(seen[path], path, compose=True).value
+        implied = ((".env of the folder", ".env"),)  # read without being named
+        for key, name in (*implied, *files_named(document)):
             found = os.path.join(folder, name)
             if "$" in name or "://" in name or not inside(found, allowed):
                 raise TaskError(
                     f"{path}: {key} names {name}, expected a plain path in the task's folder"
                 )
-            if key in ("include", "extends"):
+            if key == "extends":
                 todo.append((found, os.path.dirname(found)))
+        for paths, name in includes(document):
+            where = os.path.join(folder, name)
+            if "$" in name or not inside(where, allowed):
+                raise TaskError(
+                    f"{path}: include has the folder {name}, expected one in the task's folder"
+                )
+            todo += [(os.path.join(folder, each), where) for each in paths]
     return "\n".join(seen.values())
 
 

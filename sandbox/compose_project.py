@@ -6,7 +6,7 @@ is pulled or built. What the file itself says of limits stands; the run's fill t
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -14,7 +14,7 @@ import msgspec
 from headrace.sandbox.base import Limits, SandboxSpec
 from headrace.sandbox.compose import CONTAINER, IMAGE, LOGS
 from headrace.sandbox.docker_container import DROPPED
-from headrace.sandbox.scripts import AGENT, BESIDE
+from headrace.sandbox.scripts import KEEP_ALIVE, beside, first_process
 from headrace.types import ComposeFile, Record
 
 NOWHERE = "127.0.0.1"
@@ -76,11 +76,14 @@ def project(
     images: Mapping[str, str],
     *,
     image_user: str,
+    image_workdir: str = "/",
+    entrypoint: Sequence[str] = (),
     env: Mapping[str, str] = {},
 ) -> dict[str, Any]:
-    """The document that is run. `image_user`: of the agent's image; empty: root.
+    """The document that is run.
 
-    `env`: variables of every service, such as where the proxy is.
+    `image_user`, `image_workdir` and `entrypoint` are the agent's image's; no user: root. `env`:
+    variables of every service, such as where the proxy is.
     """
     assert spec.compose is not None
     logs: dict[str, str] = {}
@@ -89,7 +92,9 @@ def project(
         for name, service in document["services"].items()
     }
     main = services[spec.compose.service]
-    _make_main(main, document["services"][spec.compose.service], spec, image_user)
+    given = document["services"][spec.compose.service]
+    own = own_command(given, _escaped(entrypoint))
+    _make_main(main, given, spec, own, image_user=image_user, image_workdir=image_workdir)
     volumes = {**(document.get("volumes") or {}), **{volume: {} for volume in logs.values()}}
     out = {
         "services": services,
@@ -137,14 +142,23 @@ def _service(
 
 
 def _make_main(
-    service: dict[str, Any], given: Mapping[str, Any], spec: SandboxSpec, image_user: str
+    service: dict[str, Any],
+    given: Mapping[str, Any],
+    spec: SandboxSpec,
+    own: Sequence[str],
+    *,
+    image_user: str,
+    image_workdir: str,
 ) -> None:
-    """The agent's shell as the first process; what the file would have run goes beside it."""
-    own = own_command(given)  # escaped already, as all that came from the file
+    """The agent's shell as the first process; what would have run goes beside it.
+
+    `own`: that, escaped as all that comes from the file.
+    """
     image_user = given.get("user") or image_user
-    words = ["sh", "-c", BESIDE if own else AGENT, "sh", spec.user or image_user, ""]
-    words = [word.replace("$", "$$") for word in words]
-    service["entrypoint"] = [*words, image_user, *own] if own else words
+    folder = given.get("working_dir") or image_workdir.replace("$", "$$")
+    after = beside(folder, image_user, own)
+    words = _escaped(first_process(spec.user or image_user, after))
+    service["entrypoint"] = [*words[: len(words) - len(after)], *after]
     service["command"] = []
     service["user"] = "0"
     service["stdin_open"] = True
@@ -155,9 +169,13 @@ def _make_main(
         service["working_dir"] = spec.workdir.replace("$", "$$")
 
 
-def own_command(service: Mapping[str, Any]) -> list[str]:
-    """What a service would run by its file, if that does more than wait."""
-    words = [*_words(service.get("entrypoint")), *_words(service.get("command"))]
+def own_command(service: Mapping[str, Any], entrypoint: Sequence[str] = ()) -> list[str]:
+    """What a service would run, if that does more than wait. `entrypoint`: its image's."""
+    own, command = service.get("entrypoint"), _words(service.get("command"))
+    if own is None and entrypoint:  # an empty one is the file's wish that there be none
+        words = [*entrypoint, *(command or KEEP_ALIVE)]
+    else:
+        words = [*_words(own), *command]
     inner = words[2:] if len(words) == 3 and words[1] in ("-c", "-lc") else words
     return [] if _IDLE.fullmatch(" ".join(inner).strip()) else words
 
@@ -176,7 +194,7 @@ def _connect(
     mode = given.get("network_mode") or ""
     out.pop("networks", None)
     out.pop("network_mode", None)
-    if mode and mode != "bridge":
+    if mode not in ("", "bridge", "default"):
         out["network_mode"] = mode
     elif mode or not names.networks:
         out["network_mode"] = "bridge" if spec.network else "none"
@@ -244,6 +262,10 @@ def _bytes(value: object) -> int:
     """`512m`, `1073741824`, 4096: as compose writes sizes."""
     match = re.fullmatch(r"(\d+)\s*([kmg]?)(?:b|ib)?", str(value).lower().strip())
     return int(match[1]) * _UNITS[match[2]] if match else 0
+
+
+def _escaped(words: Sequence[str]) -> list[str]:
+    return [word.replace("$", "$$") for word in words]
 
 
 def escaped(env: Mapping[str, str]) -> dict[str, str]:

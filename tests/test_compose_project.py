@@ -2,12 +2,15 @@
 
 from ipaddress import IPv4Network
 from itertools import islice
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from headrace.errors import TaskError
 from headrace.sandbox.base import Limits, SandboxSpec
-from headrace.sandbox.compose import files_named, variables, wanted
+from headrace.sandbox.compose import files_named, refusal, variables, wanted
+from headrace.sandbox.compose_files import scan
 from headrace.sandbox.compose_networks import RANGES, routes, subnets
 from headrace.sandbox.compose_project import Names, networks_of, own_command, project
 from headrace.sandbox.docker_storage import can_limit
@@ -97,6 +100,58 @@ def test_every_file_that_a_compose_file_reads_is_seen() -> None:
     assert [path for _, path in files_named(document)] == [
         "a.yaml", "b.yaml", "c.env", "d.env", "e.env", "f", "g.yaml",
     ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("options", "refused"),
+    [
+        ({"type": "tmpfs", "device": "tmpfs", "o": "size=1m,uid=1000"}, False),
+        ({"type": "tmpfs", "device": "/etc", "o": "size=1m,bind"}, True),
+        ({"type": "tmpfs", "o": "rw,rbind"}, True),
+        ({"type": "none", "device": "/etc", "o": "bind"}, True),
+        ({"type": "nfs", "device": ":/x"}, True),
+    ],
+)
+def test_a_volume_of_memory_cannot_be_a_folder_of_the_host(
+    options: dict[str, str], refused: bool
+) -> None:
+    document = {"services": {"main": {}}, "volumes": {"v": {"driver_opts": options}}}
+    assert ("driver_opts" in (refusal(document, COMPOSE) or "")) is refused
+
+
+@pytest.mark.parametrize("key", ["network_mode", "pid", "ipc", "uts"])
+@pytest.mark.parametrize("value", ["host", "container:abc", "networkofsomebody"])
+def test_a_namespace_of_somebody_else_is_refused(key: str, value: str) -> None:
+    assert f"{key}: {value}" in str(refusal({"services": {"main": {key: value}}}, COMPOSE))
+
+
+def test_the_default_network_is_no_way_round_the_tasks_network() -> None:
+    document = {"services": {"main": {"network_mode": "default"}}}
+    assert refusal(document, COMPOSE) is None
+    assert made(document["services"])["services"]["main"]["network_mode"] == "none"
+
+
+@pytest.mark.parametrize(
+    ("text", "why"),
+    [
+        ("services: {main: {}}", ".env of the folder"),
+        ("include: [{path: sub/a.yaml, project_directory: ../..}]", "the folder ../.."),
+        ("include: [{path: [a.yaml, sub/b.yaml]}]", "names ../../x.env"),
+    ],
+)
+def test_no_file_of_the_host_is_read_by_an_include_or_a_link(
+    tmp_path: Path, text: str, why: str
+) -> None:
+    root = tmp_path / "environment"
+    (root / "sub").mkdir(parents=True)
+    leaves = "services: {x: {env_file: ../../x.env}}"
+    for name, content in (("c.yaml", text), ("a.yaml", "{}"), ("sub/a.yaml", leaves),
+                          ("sub/b.yaml", leaves)):  # fmt: skip
+        (root / name).write_text(content)
+    if "include" not in text:
+        (root / ".env").symlink_to("/etc/hosts")
+    with pytest.raises(TaskError, match=why):
+        scan(ComposeFile(path=str(root / "c.yaml"), context=str(root)))
 
 
 def test_subnets_avoid_what_is_used_and_fit_the_services() -> None:
