@@ -65,7 +65,8 @@ def _solutions(task: Task) -> Iterator[tuple[str, str]]:
     if without:
         yield "no_solution", f"no solution of {', '.join(without)}: the oracle cannot run this task"
     elif not task.steps and task.solution is None:
-        yield "no_solution", "no solution/solve.sh: the oracle cannot run this task"
+        wanted = "solution.sh" if task.format == "terminal-bench-1" else "solution/solve.sh"
+        yield "no_solution", f"no {wanted}: the oracle cannot run this task"
 
 
 def _scripts(task: Task) -> list[Path]:
@@ -149,7 +150,7 @@ def _compose(compose: ComposeFile) -> Iterator[tuple[str, str]]:
                 yield "compose_host", f"the service {name} asks for {key}: {fields[key]!r}"
         if fields.get("ports"):
             yield "compose_ports", f"the service {name} publishes ports: attempts may collide"
-        if fields.get("container_name"):
+        if "$" not in str(fields.get("container_name") or "$"):
             yield "compose_name", f"the service {name} has a fixed name: attempts may collide"
         for mount in _host_mounts(fields.get("volumes")):
             yield "compose_mount", f"the service {name} mounts {mount!r} of this machine"

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from headrace.errors import TaskError
-from headrace.tasks.toml_table import show
+from headrace.tasks.keyed import show
 from headrace.tasks.yaml_file import read_yaml
 from headrace.types import ComposeFile
 

@@ -9,7 +9,8 @@ from collections.abc import Mapping
 from pathlib import PurePosixPath
 
 from headrace.errors import TaskError
-from headrace.tasks.toml_table import Table, show
+from headrace.tasks.keyed import show
+from headrace.tasks.toml_table import Table
 from headrace.types import Artifact, CollectHook, HealthCheck, McpServer
 
 MAX_ENV_BYTES = 16 << 10

@@ -9,7 +9,8 @@ import re
 from ipaddress import ip_address, ip_network
 
 from headrace.errors import TaskError
-from headrace.tasks.toml_table import Table, show
+from headrace.tasks.keyed import show
+from headrace.tasks.toml_table import Table
 from headrace.types import NetworkPolicy
 
 _MODES = {"public": "public", "no-network": "none", "allowlist": "allowlist"}

@@ -17,7 +17,8 @@ from headrace.errors import TaskError
 from headrace.tasks import harbor_environment
 from headrace.tasks.harbor_fields import artifacts, collect_hooks, healthcheck, overlaps, variables
 from headrace.tasks.harbor_network import phase_network
-from headrace.tasks.toml_table import Table, plain, show
+from headrace.tasks.keyed import plain, show
+from headrace.tasks.toml_table import Table
 from headrace.types import (
     AgentRecipe,
     Artifact,

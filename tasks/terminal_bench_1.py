@@ -50,7 +50,6 @@ class _Stage(msgspec.Struct):
 
     base: str
     workdir: bool = False
-    entrypoint: bool = False
 
 
 def read_terminal_bench_1(path: str | Path, environ: Mapping[str, str] | None = None) -> Read:
@@ -167,7 +166,7 @@ def _environment(
         return recipe, client.user, client.inert
     if name is not None and name != _FILES[0]:
         warnings.append(f"{name} is read in place of {_FILES[0]}")
-    return _plain(root, client, warnings)
+    return _plain(root, client)
 
 
 def _client(root: Path, name: str, environ: Mapping[str, str]) -> compose.Client:
@@ -188,10 +187,10 @@ def _client(root: Path, name: str, environ: Mapping[str, str]) -> compose.Client
 
 
 def _plain(
-    root: Path, client: compose.Client, warnings: list[str]
+    root: Path, client: compose.Client
 ) -> tuple[EnvironmentRecipe, str | None, tuple[str, ...]]:
     """One container: its image, or its Dockerfile with the official base's working directory."""
-    workdir, inert = client.workdir, list(client.inert)
+    workdir = client.workdir
     dockerfile = context = None
     if client.image is None:
         context = _inside(root, root / client.context, "build.context")
@@ -199,11 +198,6 @@ def _plain(
         last = _last_stage(_dockerfile(root, dockerfile, context))
         if workdir is None and not last.workdir and _OFFICIAL_BASES in last.base:
             workdir = _OFFICIAL_WORKDIR
-        if last.entrypoint:
-            inert.append("Dockerfile.ENTRYPOINT")
-            warnings.append(
-                "the image's ENTRYPOINT is not run: a sandbox has its own first process"
-            )
     recipe = EnvironmentRecipe(
         image=client.image,
         dockerfile=None if dockerfile is None else str(dockerfile),
@@ -215,7 +209,7 @@ def _plain(
         network=NetworkPolicy(mode=client.network),
         build_timeout_s=BUILD_TIMEOUT_S,
     )
-    return recipe, client.user, tuple(inert)
+    return recipe, client.user, client.inert
 
 
 def _inside(root: Path, path: Path, key: str) -> Path:
@@ -251,8 +245,6 @@ def _last_stage(dockerfile: str) -> _Stage:
                 args.update(arguments(one.value, args))
             elif one.name == "WORKDIR":
                 stage.workdir = True
-            elif one.name == "ENTRYPOINT":
-                stage.entrypoint = one.words != ()
     except ImageError:
         return _Stage(base="")
     return stage

@@ -18,7 +18,7 @@ from typing import Any
 from headrace.errors import TaskError
 from headrace.tasks.compose_variables import Variables
 from headrace.tasks.harbor_fields import MAX_ENV_BYTES
-from headrace.tasks.terminal_bench_1_fields import show
+from headrace.tasks.keyed import show
 from headrace.types import Record
 
 CLIENT = "client"

@@ -7,11 +7,10 @@ files is the work of `terminal_bench_1.py`.
 """
 
 import difflib
-import math
-from collections.abc import Mapping
 from typing import Any
 
 from headrace.errors import TaskError
+from headrace.tasks.keyed import Keyed, plain, show
 from headrace.types import Command, Record
 
 PARSERS = ("pytest", "swebench", "swelancer", "mlebench", "sweperf")
@@ -20,7 +19,6 @@ AGENT_TIMEOUT_S, TEST_TIMEOUT_S = 360.0, 60.0
 KEYSTROKES_TIMEOUT_S = 180.0
 SHORTEST_WAIT_S = 0.1
 """Between two lines of keystrokes: about what the official harness takes by itself."""
-MAX_INTEGER = 1 << 63
 KNOWN = (
     "instruction",
     "author_name",
@@ -78,7 +76,7 @@ def interpret(document: Any) -> Fields:
         test_timeout_s=table.seconds("max_test_timeout_sec", TEST_TIMEOUT_S),
         same_shell=table.boolean("run_tests_in_same_shell"),
         metadata={
-            key: _storable(value)
+            key: plain(value)
             for key, value in table.values.items()
             if key not in ("instruction", "description", "descriptions")
         },
@@ -100,13 +98,7 @@ def keystrokes(document: Any) -> tuple[tuple[Command, ...], tuple[str, ...]]:
     return tuple(commands), tuple(warnings)
 
 
-def show(value: Any) -> str:
-    """`value` for a message, cut."""
-    text = "nothing" if value is None else repr(value)
-    return text if len(text) <= 60 else text[:57] + "..."
-
-
-class _Table:
+class _Table(Keyed):
     """Typed access to one mapping; every error carries the key."""
 
     def __init__(self, values: Any, path: str) -> None:
@@ -115,25 +107,7 @@ class _Table:
         if not isinstance(values, dict):
             raise TaskError(f"{path or 'the document'}: expected keys and values, "
                             f"found {show(values)}")  # fmt: skip
-        self.values: Mapping[str, Any] = values
-        self.path = path
-        self.warnings: list[str] = []
-
-    def at(self, key: str) -> str:
-        return f"{self.path}.{key}" if self.path else key
-
-    def warn(self, key: str, message: str) -> None:
-        self.warnings.append(f"{self.at(key)}: {message}")
-
-    def wrong(self, key: str, expected: str) -> TaskError:
-        return TaskError(f"{self.at(key)}: expected {expected}, found {show(self.values[key])}")
-
-    def warn_of_unknown(self, known: tuple[str, ...], but: set[str] | None = None) -> None:
-        for key in self.values:
-            if key not in known and key not in (but or ()):
-                near = difflib.get_close_matches(key, known, n=1)
-                hint = f"; did you mean {near[0]!r}?" if near else ""
-                self.warnings.append(f"unknown key {self.at(key)!r}{hint}")
+        super().__init__(values, path, [])
 
     def text(self, key: str, default: str) -> str:
         value = self.values.get(key)
@@ -147,17 +121,6 @@ class _Table:
         if not isinstance(value, str):
             raise self.wrong(key, "text")
         return value
-
-    def number(self, key: str) -> float | None:
-        value = self.values.get(key)
-        if value is None:
-            return None
-        number = _number(value)
-        if number is None:
-            raise self.wrong(key, "a finite number")
-        if isinstance(value, str):
-            self.warn(key, f"the number {value!r} is written as text")
-        return number
 
     def seconds(self, key: str, default: float, *, zero: bool = False) -> float:
         number = self.number(key)
@@ -279,24 +242,3 @@ def _typed(table: _Table) -> list[Command]:
         return [Command(text=text, keys=True, timeout_s=wait_s)] if text else []
     enter = Command(text="Enter", keys=True, timeout_s=wait_s)  # a key: editors tell it from \n
     return [Command(text=text, keys=True, timeout_s=SHORTEST_WAIT_S), enter] if text else [enter]
-
-
-def _number(value: Any) -> float | None:
-    if isinstance(value, bool) or not isinstance(value, int | float | str):
-        return None
-    try:
-        number = float(value)
-    except (ValueError, OverflowError):
-        return None
-    return number if math.isfinite(number) else None
-
-
-def _storable(value: Any) -> Any:
-    """`value` with huge integers as text, so that it can be stored anywhere."""
-    if isinstance(value, dict):
-        return {key: _storable(item) for key, item in value.items()}
-    if isinstance(value, list):
-        return [_storable(item) for item in value]
-    if isinstance(value, int) and not -MAX_INTEGER <= value < MAX_INTEGER:
-        return hex(value)
-    return value

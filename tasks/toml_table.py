@@ -4,21 +4,13 @@ Rule: pure. A value of a wrong type is a `TaskError` with its dotted path; what 
 read is a warning. What the values mean is decided elsewhere.
 """
 
-import difflib
-import math
 import re
-from collections.abc import Mapping
-from functools import lru_cache
 from typing import Any
 
-import msgspec
-
-from headrace.errors import TaskError
+from headrace.tasks.keyed import Keyed
 
 MAX_DEPTH = 64
 """Of a document: what reads it follows it by recursion."""
-MAX_UNKNOWN = 20
-"""Keys of one table that are named."""
 _PART = r"""(?:[\w-]++|"[^"\n]*+"|'[^'\n]*+')[ \t]*+\.[ \t]*+"""
 _LONG_KEY = re.compile(rf"(?<![\w-])(?:{_PART}){{{MAX_DEPTH}}}", re.ASCII)
 
@@ -43,31 +35,12 @@ def depth(document: Any) -> int:
     return deepest
 
 
-class Table:
+class Table(Keyed):
     """One table and its dotted path."""
-
-    def __init__(self, values: Mapping[str, Any], path: str, warnings: list[str]) -> None:
-        self.values = values
-        self.path = path
-        self.warnings = warnings
-
-    def at(self, key: str) -> str:
-        return f"{self.path}.{key}" if self.path else key
-
-    def warn(self, key: str, message: str) -> None:
-        self.warnings.append(f"{self.at(key)}: {message}")
-
-    def wrong(self, key: str, expected: str) -> TaskError:
-        return TaskError(f"{self.at(key)}: expected {expected}, found {show(self.values.get(key))}")
 
     def expect(self, known: str) -> "Table":
         """This table, after a warning for each key that is not in `known`."""
-        names = set(known.split())
-        unknown = [key for key in self.values if key not in names]
-        for key in unknown[:MAX_UNKNOWN]:
-            self.warnings.append(f"unknown key {show(self.at(key))}{_hint(key[:60], known)}")
-        if len(unknown) > MAX_UNKNOWN:
-            self.warnings.append(f"{len(unknown) - MAX_UNKNOWN} more unknown keys")
+        self.warn_of_unknown(tuple(known.split()))
         return self
 
     def table(self, key: str) -> "Table":
@@ -110,17 +83,6 @@ class Table:
             raise self.wrong(key, "true or false")
         return value
 
-    def number(self, key: str) -> float | None:
-        value = self.values.get(key)
-        if value is None:
-            return None
-        found = _number(value)
-        if found is None:
-            raise self.wrong(key, "a finite number")
-        if isinstance(value, str):
-            self.warn(key, f"the number {show(value)} is written as text")
-        return found
-
     def seconds(self, key: str) -> float | None:
         """More than 0."""
         found = self.number(key)
@@ -160,40 +122,5 @@ class Table:
         return self.string("user")
 
 
-def _number(value: Any) -> float | None:
-    if isinstance(value, bool) or not isinstance(value, int | float | str):
-        return None
-    try:
-        number = float(value)
-    except (ValueError, OverflowError):
-        return None
-    return number if math.isfinite(number) else None
-
-
 def _is_line(value: Any) -> bool:
     return isinstance(value, str) and value.isprintable()
-
-
-@lru_cache(maxsize=1024)  # the same unknown keys come hundreds of times in one set
-def _hint(key: str, known: str) -> str:
-    near = difflib.get_close_matches(key, known.split(), n=1)
-    return f"; did you mean {near[0]!r}?" if near else ""
-
-
-def plain(value: Any) -> Any:
-    """`value` with dates and huge integers as text, so that it can be stored anywhere."""
-    if isinstance(value, dict):
-        return {key: plain(item) for key, item in value.items()}
-    if isinstance(value, list):
-        return [plain(item) for item in value]
-    if isinstance(value, int) and not isinstance(value, bool):
-        return value if -(1 << 63) <= value < 1 << 63 else hex(value)
-    return value if isinstance(value, str | bool | float) else str(value)
-
-
-def show(value: Any) -> str:
-    """`value` as a message quotes it: one line, not long."""
-    if value is None:
-        return "nothing"
-    text = repr(value if isinstance(value, str) else msgspec.to_builtins(plain(value)))
-    return text if len(text) <= 60 else text[:57] + "..."
