@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator, Sequence
 
 from headrace.engine.evaluate import Estimate, Evaluation
 from headrace.engine.evaluation_page import (
+    counted_of,
     facts,
     means,
     measures,
@@ -97,7 +98,7 @@ def _rates(e: Evaluation) -> Iterator[list[str]]:
 def _parts(parts: Iterable[tuple[str, Evaluation]]) -> Iterator[list[str]]:
     for name, part in parts:
         cells = rate(part.pass_at_k[0]) if part.pass_at_k else ["none counted", ""]
-        yield [escaped(name), *cells, str(part.tasks), str(part.attempts)]
+        yield [escaped(name), *cells, counted_of(part), str(part.attempts)]
 
 
 def _costs(e: Evaluation) -> Iterator[list[str]]:

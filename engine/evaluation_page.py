@@ -36,6 +36,7 @@ def page(report: Report) -> str:
         plot=curve(over_tasks(e)),
         table=shown_rates(e),
         means=list(means(e)),
+        counted_of=counted_of,
         splits=[(name, parts.items()) for name, parts in splits(e)],
         costs=list(_costs(e)),
         tasks=e.by_task[:TASKS_SHOWN],
@@ -109,6 +110,13 @@ def splits(e: Evaluation) -> Iterator[tuple[str, dict[str, Evaluation]]]:
         yield "difficulty", {name: e.by_difficulty[name] for name in names}
     if e.by_category:
         yield "category", e.by_category
+
+
+def counted_of(part: Evaluation) -> str:
+    """How many tasks a rate is over; of how many, where attempts of some say nothing."""
+    return f"{part.tasks_counted}" + (
+        f" of {part.tasks}" if part.tasks_counted < part.tasks else ""
+    )
 
 
 def difficulty_rank(name: str) -> tuple[int, str]:

@@ -9,6 +9,7 @@ from rich.text import Text
 
 from headrace.engine.evaluate import Estimate, Evaluation
 from headrace.engine.evaluation_page import (
+    counted_of,
     means,
     measures,
     number,
@@ -90,7 +91,7 @@ def _parts(heading: str, parts: dict[str, Evaluation]) -> Table:
         rates = part.pass_at_k
         first = [percent(rates[0].value), interval(rates[0])] if rates else ["", "none counted"]
         last = percent(rates[-1].value) if rates and len(rates) == deepest else ""
-        table.add_row(Text(visible(name)), *first, last, str(part.tasks))
+        table.add_row(Text(visible(name)), *first, last, counted_of(part))
     return table
 
 

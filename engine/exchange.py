@@ -22,7 +22,13 @@ from headrace.engine.atif_reading import finite
 from headrace.engine.export import json_line
 from headrace.engine.harbor_job import JobWriter, slug
 from headrace.engine.reader import OnDamage, latest_episodes
-from headrace.engine.run_folder import RUN_FILE, RunManifest, read_manifest, write_atomically
+from headrace.engine.run_folder import (
+    RUN_FILE,
+    RunManifest,
+    not_writable,
+    read_manifest,
+    write_atomically,
+)
 from headrace.engine.store import Store
 from headrace.errors import RunFolderError, StoreError, TrajectoryError
 from headrace.types import Record, StopReason, Verdict, VerdictFault
@@ -114,7 +120,7 @@ def _empty_folder(out: Path) -> None:
         out.mkdir(parents=True, exist_ok=True)
         found = next(out.iterdir(), None)
     except OSError as e:
-        raise StoreError(f"{out} cannot be made: {e.strerror or e}") from e
+        raise not_writable(f"{out} cannot be made", e) from e
     if found is not None:
         raise RunFolderError(
             f"{out} is not empty (it has {found.name}); give a new folder with --out"

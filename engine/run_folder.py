@@ -5,6 +5,7 @@ other with the difference; one live run at a time; every file is replaced in one
 edited. What is owed is decided in `resume.py`, what is stored in `store.py`.
 """
 
+import errno
 import fnmatch
 import os
 import secrets
@@ -48,6 +49,14 @@ MAY_DIFFER: Final = {
     "policy.server.gpu_memory_utilization": "how many at once",
 }
 """Keys in which two sessions of one run may differ, and why. All others make another run."""
+
+ANOTHER_PLACE: Final = frozenset(
+    {
+        errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOENT, errno.ENOTDIR, errno.EISDIR,
+        errno.EEXIST, errno.ENAMETOOLONG, errno.ELOOP,
+    }
+)  # fmt: skip
+"""What another path mends: a mistake of whoever named this one. All else is the disk's failure."""
 
 
 class RunManifest(Record, frozen=True, kw_only=True):
@@ -93,7 +102,8 @@ class RunFolder:
         """Make the folder, or open it again for the same run. `tasks`: digests by name.
 
         Raises `RunFolderError` for a folder that is not a run, is of another run (with the
-        difference), is newer than this headrace, or is in use; `StoreError` if it cannot be made.
+        difference), is newer than this headrace, is in use, or is where nothing can be written;
+        `StoreError` if the disk fails.
         """
         given = RunManifest(
             run=secrets.token_hex(6),
@@ -112,7 +122,7 @@ class RunFolder:
         try:
             lock = FolderLock(path / LOCK_FILE)
         except OSError as e:
-            raise StoreError(f"{path} cannot be written: {e.strerror or e}") from e
+            raise not_writable(f"{path} cannot be written", e) from e
         try:
             manifest = _adopt(path, given)
             if not (path / RUN_FILE).exists() or manifest != read_manifest(path):
@@ -193,6 +203,7 @@ def differences(stored: RunManifest, given: RunManifest) -> tuple[str, ...]:
     """
     found = [
         f"{key}: stored {_show(a)}, given {_show(b)}"
+        + (" (attempts may grow, not shrink)" if key == "attempts" else "")
         for key, a, b in load.difference(stored.config, given.config)
         if not may_differ(key) and not _grows(key, a, b)
     ]
@@ -225,7 +236,14 @@ def _make_folder(path: Path) -> None:
     try:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as e:
-        raise StoreError(f"{path} cannot be made: {e.strerror or e}") from e
+        raise not_writable(f"{path} cannot be made", e) from e
+
+
+def not_writable(what: str, e: OSError) -> RunFolderError | StoreError:
+    """The error of a place that a user named: theirs to mend, or the disk's."""
+    if e.errno in ANOTHER_PLACE:
+        return RunFolderError(f"{what}: {e.strerror}; give a place that can be written")
+    return StoreError(f"{what}: {e.strerror or e}")
 
 
 def _adopt(path: Path, given: RunManifest) -> RunManifest:
@@ -253,7 +271,8 @@ def _refuse_foreign(path: Path) -> None:
     except FileNotFoundError:
         return
     except NotADirectoryError:
-        raise RunFolderError(f"{path} is a file; expected a folder for the run") from None
+        there = path if path.exists() else next(p for p in path.parents if p.exists())
+        raise RunFolderError(f"{there} is a file; expected a folder for the run") from None
     except OSError as e:
         raise RunFolderError(f"{path} cannot be read: {e.strerror or e}") from e
     # A process that died before `run.json` was in place leaves only these two.

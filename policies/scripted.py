@@ -60,6 +60,11 @@ class ScriptedPolicy:
             lines=_joined(script.lines, own, "policy"),
             tasks={name: _joined(lines, own, name) for name, lines in script.tasks.items()},
         )
+        if self.script == Script():
+            raise ConfigError(
+                "policy.commands: expected policy.commands, policy.answers or policy.script, found"
+                " nothing to do; the policy that does nothing is noop"
+            )
         self._protocol = protocol(config.protocol)
         has_answers = any(x.answers for x in (self.script.lines, *self.script.tasks.values()))
         self.terminal = has_answers and self._protocol.terminal

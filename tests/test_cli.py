@@ -56,8 +56,8 @@ def commands() -> Iterator[tuple[str, ...]]:
 
 def test_the_commands_are_those_of_the_manual() -> None:
     assert set(commands()) == {
-        (), ("run",), ("eval",), ("resume",), ("report",), ("compare",), ("show",), ("shards",), ("shards", "cat"), ("sweep",),
-        ("export",), ("import",),
+        (), ("run",), ("eval",), ("resume",), ("report",), ("compare",), ("show",), ("shards",),
+        ("shards", "cat"), ("sweep",), ("export",), ("import",),
         ("doctor",), ("tasks",), ("tasks", "list"), ("tasks", "check"),
         ("images",), ("images", "plan"), ("images", "build"), ("images", "prune"),
     }  # fmt: skip
@@ -343,6 +343,12 @@ def test_the_bundled_pack_is_listed() -> None:
     done = headrace("tasks", "list")
     assert done.returncode == 0
     assert len(done.stdout.splitlines()) == 21
+
+
+def test_a_long_name_is_whole_where_there_is_no_terminal(tmp_path: Path) -> None:
+    name = "030. tasks-" + "x" * 150
+    _task(tmp_path / name)
+    assert name in headrace("tasks", "list", tmp_path).stdout
 
 
 def test_a_sound_task_passes_the_check(tmp_path: Path) -> None:

@@ -156,3 +156,32 @@ def test_a_missing_model_folder_is_refused(provider: str, tmp_path: Path) -> Non
     done = headrace(*evaluate(tmp_path / "r", provider, "vllm", f"policy.model={tmp_path}/none"))
     assert done.returncode == 2
     assert f"policy.model: {tmp_path}/none: expected a model folder, found nothing" in done.stderr
+
+
+@pytest.mark.namespace
+def test_a_place_that_cannot_be_written_is_a_mistake_of_the_user(tmp_path: Path) -> None:
+    for policy in ("one", "two"):
+        headrace(*evaluate(tmp_path / policy, "namespace", "noop"))
+    one, two, closed = tmp_path / "one", tmp_path / "two", "/proc/x/y"
+    for arguments in (
+        evaluate(Path(closed), "namespace", "noop"),
+        ("report", one, "--out", closed),
+        ("compare", one, two, "--json", closed),
+        ("export", one, "--format", "atif", "--out", closed),
+        ("import", one / "report" / "evaluation.json", "--out", closed),
+    ):
+        done = headrace(*arguments)
+        assert done.returncode == 2, (arguments, done.stderr)
+        assert "give a place that can be written" in done.stderr
+        assert "Traceback" not in done.stderr
+
+
+@pytest.mark.namespace
+def test_an_imported_run_is_not_resumed_and_says_so(tmp_path: Path) -> None:
+    run, out, back = tmp_path / "run", tmp_path / "atif", tmp_path / "back"
+    headrace(*evaluate(run, "namespace", "noop"))
+    headrace("export", run, "--format", "atif", "--out", out)
+    headrace("import", out, "--out", back)
+    done = headrace("resume", back)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "was imported, not run" in done.stderr

@@ -24,7 +24,7 @@ from headrace.engine.evaluation_tables import render_rates, render_report
 from headrace.engine.meters import Meters
 from headrace.engine.run_folder import RunFolder
 from headrace.engine.store import Store
-from headrace.errors import RunFolderError, StoreError
+from headrace.errors import RunFolderError
 from headrace.types import (
     Episode,
     Failure,
@@ -121,6 +121,23 @@ def test_refused_tasks_are_named_at_the_top_with_their_reasons(tmp_path: Path) -
     for told in every_form(found):
         rates = "| pass&#64;1" if told.startswith("#") else "pass@1"
         assert told.index("needs docker compose") < told.index(rates)
+
+
+def test_the_tasks_of_a_part_are_those_its_rate_is_over(tmp_path: Path) -> None:
+    lost = Failure(stage="act", error="SandboxError", message="gone")
+    easy: dict[str, Any] = {"difficulty": "easy"}
+    found = report(
+        run_of(
+            tmp_path,
+            [
+                episode("org/a", 0, 1.0, **easy),
+                episode("org/b", 0, None, verdict=LOST, failure=lost, **easy),
+            ],
+        )
+    )
+    assert '<td class="n optional">1 of 2</td>' in page(found)
+    assert "| easy | 100.0 % | 20.7 % to 100.0 % | 1 of 2 | 1 |" in markdown(found)
+    assert " 1 of 2" in shown(render_report(found))
 
 
 def test_infrastructure_failures_are_counted_apart_and_never_as_zero(tmp_path: Path) -> None:
@@ -383,7 +400,7 @@ def test_a_report_is_three_files_and_can_be_made_again(tmp_path: Path) -> None:
 
 def test_a_folder_that_cannot_be_made_is_told(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(StoreError, match="file cannot be made"):
+    with pytest.raises(RunFolderError, match="file cannot be made"):
         evaluation_files.write(rich_run(tmp_path / "run"), tmp_path / "file")
 
 

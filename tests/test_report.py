@@ -36,6 +36,10 @@ def test_the_end_says_what_came_of_it_and_what_to_do_next() -> None:
     ]
 
 
+def test_turns_of_episodes_that_were_cut_are_no_rate_beside_none() -> None:
+    assert "0 turns" in lines(turns=0, turns_per_s=1.3)[3].split("  ")
+
+
 def test_what_would_say_nothing_is_left_out() -> None:
     nothing = SandboxSummary(
         provider="namespace", started=0, start_p50_s=None, start_p99_s=None, command_p50_s=None
@@ -46,7 +50,7 @@ def test_what_would_say_nothing_is_left_out() -> None:
     )  # fmt: skip
     assert told == [
         "0 of 20 episodes over 0 tasks: 0 passed, 0 failed, 0 infrastructure failures",
-        "1:15  0.3 episodes/s  0 turns (1.0/s)",
+        "1:15  0.3 episodes/s  0 turns",
         "see: headrace show runs/one",
     ]
 

@@ -1,5 +1,6 @@
 """A run folder: made once, opened again, never mistaken for another."""
 
+import errno
 import fcntl
 import json
 import os
@@ -18,6 +19,7 @@ from headrace.engine.run_folder import (
     RunFolder,
     differences,
     may_differ,
+    not_writable,
     read_manifest,
     write_atomically,
 )
@@ -92,7 +94,9 @@ def test_a_run_may_be_given_more_attempts_and_keeps_its_id(tmp_path: Path) -> No
 
 def test_a_run_may_not_be_given_fewer_attempts_than_it_has(tmp_path: Path) -> None:
     opened(tmp_path, "attempts=4").close()
-    with pytest.raises(RunFolderError, match="\n  attempts: stored 4, given 3\n"):
+    with pytest.raises(
+        RunFolderError, match=r"\n  attempts: stored 4, given 3 \(attempts may grow, not shrink\)\n"
+    ):
         opened(tmp_path, "attempts=3")
 
 
@@ -224,8 +228,21 @@ def test_a_refused_opening_leaves_the_folder_free(tmp_path: Path) -> None:
 
 
 def test_a_folder_that_cannot_be_made_is_told() -> None:
-    with pytest.raises(StoreError, match="/proc/run cannot be made"):
+    with pytest.raises(RunFolderError, match="/proc/run cannot be made"):
         opened(Path("/proc/run"))
+
+
+def test_only_a_failing_disk_is_a_failure_of_the_infrastructure() -> None:
+    full = not_writable("x", OSError(errno.ENOSPC, "No space left on device"))
+    assert isinstance(full, StoreError)
+    closed = not_writable("x", OSError(errno.EACCES, "Permission denied"))
+    assert isinstance(closed, RunFolderError)
+
+
+def test_a_file_in_the_way_is_named(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(RunFolderError, match="file is a file"):
+        opened(tmp_path / "file" / "run")
 
 
 def test_every_key_that_may_differ_is_a_key() -> None:

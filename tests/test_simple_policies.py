@@ -141,14 +141,21 @@ async def test_keystrokes_of_a_solution_are_typed_and_nothing_is_uploaded() -> N
 # --- scripted -------------------------------------------------------------------------------
 
 
+def test_a_script_that_says_nothing_is_no_silent_noop() -> None:
+    with pytest.raises(ConfigError, match="nothing to do; the policy that does nothing is noop"):
+        ScriptedPolicy(ScriptedConfig())
+
+
 async def test_a_script_runs_one_command_per_turn_and_the_last_is_done() -> None:
     taken = await actions(build(ScriptedConfig(commands=("a", "b", "c"))), task())
     assert commands(taken) == [["a"], ["b"], ["c"]]
     assert [action.done for action in taken] == [False, False, True]
 
 
-async def test_a_script_without_commands_is_done_at_once() -> None:
-    taken = await actions(build(ScriptedConfig()), task())
+async def test_a_script_without_commands_is_done_at_once(tmp_path: Path) -> None:
+    script = tmp_path / "script.toml"
+    script.write_text('[tasks."org/other"]\ncommands = ["there"]\n')
+    taken = await actions(build(ScriptedConfig(script=str(script))), task())
     assert commands(taken) == [[]] and taken[0].done
 
 
@@ -244,7 +251,8 @@ def test_a_replay_without_recorded_turns_is_a_callers_mistake() -> None:
 
 def test_every_configured_type_has_a_policy(tmp_path: Path) -> None:
     configs: list[PolicyConfig] = [
-        NoopConfig(), OracleConfig(), ScriptedConfig(), ReplayConfig(run="a"), VllmConfig()
+        NoopConfig(), OracleConfig(), ScriptedConfig(commands=("true",)), ReplayConfig(run="a"),
+        VllmConfig(),
     ]  # fmt: skip
     assert {config.type for config in configs} == set(POLICIES)
     for config in configs:

@@ -124,6 +124,15 @@ def test_what_a_compose_file_asks_of_the_machine_is_found(tmp_path: Path) -> Non
     assert {"compose_host", "compose_mount", "compose_ports", "compose_name"} <= set(codes(root))
 
 
+def test_a_name_that_each_episode_fills_in_is_not_fixed(tmp_path: Path) -> None:
+    root = shutil.copytree(EXAMPLES / "compose-two", tmp_path / "t")
+    (root / "environment" / "docker-compose.yaml").write_text(
+        "services:\n  main:\n    container_name: ${T_BENCH_TASK_DOCKER_CLIENT_CONTAINER_NAME}\n"
+        "  store:\n    image: x\n"
+    )
+    assert "compose_name" not in codes(root)
+
+
 @pytest.mark.parametrize(
     ("example", "world", "verifier", "network", "steps", "needs"),
     [

@@ -5,6 +5,8 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 if TYPE_CHECKING:
+    from rich.table import Table
+
     from headrace.sandbox.base import Provider
     from headrace.sandbox.image_stock import Pruned, Stock
     from headrace.sandbox.images import ImagePlan, PlannedImage
@@ -38,13 +40,13 @@ def plan(
 
     import uvloop
 
-    from headrace.cli.shows import result_console
+    from headrace.cli.shows import print_table
 
     name, planned, stock = uvloop.run(_plan(source, provider))
     if as_json:
         typer.echo(json.dumps(_as_json(name, planned, stock), indent=2))
         return
-    result_console().print(_table(planned, stock))
+    print_table(_table(planned, stock))
     for line in _totals(name, planned, stock):
         typer.echo(line)
 
@@ -208,7 +210,7 @@ def _tasks(source: str) -> "tuple[Task, ...]":
 # --- what is shown --------------------------------------------------------------------------
 
 
-def _table(planned: "ImagePlan", stock: "Stock | None") -> object:
+def _table(planned: "ImagePlan", stock: "Stock | None") -> "Table":
     from rich.table import Table
 
     there = {one.name for one in stock.items} if stock is not None else set()

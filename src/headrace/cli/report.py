@@ -48,7 +48,9 @@ def _lines(summary: Summary, out: Path, rates: bool) -> Iterator[str]:
 def _rates(summary: Summary) -> Iterator[str]:
     yield duration(summary.wall_s)
     yield f"{rate(summary.episodes_per_s)} episodes/s"
-    yield f"{summary.turns} turns ({rate(summary.turns_per_s)}/s)"
+    # Turns of episodes that were cut are measured and not stored: no rate beside none.
+    per_s = f" ({rate(summary.turns_per_s)}/s)" if summary.turns else ""
+    yield f"{count(summary.turns, 'turn')}{per_s}"
     if summary.sampled_tokens:
         per_s = rate(summary.sampled_tokens_per_s)
         yield f"{summary.sampled_tokens} sampled tokens ({per_s}/s)"

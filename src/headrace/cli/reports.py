@@ -72,6 +72,12 @@ def compare(
 
 
 def _save(path: Path, data: bytes) -> None:
-    from headrace.engine.run_folder import write_atomically
+    from headrace.engine.run_folder import not_writable, write_atomically
+    from headrace.errors import StoreError
 
-    write_atomically(path.absolute(), data)
+    try:
+        write_atomically(path.absolute(), data)
+    except StoreError as e:
+        if not isinstance(e.__cause__, OSError):
+            raise
+        raise not_writable(f"{path} cannot be written", e.__cause__) from e

@@ -106,11 +106,16 @@ def resume(
     from headrace.configs.places import Override
     from headrace.engine.evaluation_files import REPORT
     from headrace.engine.run_folder import RUN_FILE, read_manifest
+    from headrace.errors import RunFolderError
 
     given: list[str | Override] = list(settings or ())
     if attempts is not None:
         given.append(Override(keys=("attempts",), value=attempts, shown=f"--attempts {attempts}"))
     stored = read_manifest(folder).config
+    if "imported" in stored:
+        raise RunFolderError(
+            f"{folder} was imported, not run: it can be shown, reported and exported, not resumed"
+        )
     evaluated = (folder / REPORT).exists()
     _run(load_stored(str(folder / RUN_FILE), stored, given), folder, evaluated=evaluated)
 
@@ -131,16 +136,29 @@ def _run(config: "RunConfig", out: Path, *, evaluated: bool = False) -> None:
 
     from headrace.cli.progress import watching
     from headrace.engine import runner
+    from headrace.engine.events import EpisodeStarted, Event, RunStarted
     from headrace.errors import InfrastructureError
+
+    begun = False
 
     try:
         with watching(Console(stderr=True)) as on_event:
-            summary = uvloop.run(runner.run(config, out, on_event=on_event))
+
+            def seen(event: Event) -> None:
+                nonlocal begun
+                skipped = isinstance(event, RunStarted) and event.skipped > 0
+                begun = begun or skipped or isinstance(event, EpisodeStarted)
+                on_event(event)
+
+            summary = uvloop.run(runner.run(config, out, on_event=seen))
     except runner.Interrupted as e:
         _report(e.summary, out)
         raise typer.Exit(INTERRUPTED) from None
     except asyncio.CancelledError:
-        typer.echo("stopped before the first episode; the same command starts again", err=True)
+        told = "stopped before the first episode; the same command starts again"
+        if begun:
+            told = f"stopped; what was finished is in {out}, and the same command goes on from it"
+        typer.echo(told, err=True)
         raise typer.Exit(INTERRUPTED) from None
     except InfrastructureError:
         if (out / "summary.json").exists():

@@ -9,6 +9,7 @@ import typer
 
 if TYPE_CHECKING:
     from rich.console import Console
+    from rich.table import Table
 
     from headrace.engine.shards import Damage
 
@@ -17,7 +18,9 @@ shards = typer.Typer(no_args_is_help=True, help="Read a run's shards.")
 Run = Annotated[Path, typer.Argument(metavar="RUN", help="A run folder.")]
 UNREADABLE = 2
 PIPE_WIDTH = 120
-"""Columns where there is no terminal to ask: wide enough that no cell is broken."""
+"""Columns where there is no terminal to ask: wide enough for text to be read."""
+WIDEST = 4096
+"""Columns that a table may take where there is no terminal to fit it into."""
 
 
 def show(
@@ -92,3 +95,14 @@ def result_console() -> "Console":
     if not console.is_terminal and "COLUMNS" not in os.environ:
         console = Console(highlight=False, width=PIPE_WIDTH)
     return console
+
+
+def print_table(table: "Table") -> None:
+    """A table on stdout. Where there is no terminal to fit it into, no cell is folded."""
+    from rich.console import Console
+
+    console = result_console()
+    if not console.is_terminal:
+        unbound = Console(highlight=False, width=WIDEST)
+        console.width = max(console.width, unbound.measure(table).maximum)
+    console.print(table)

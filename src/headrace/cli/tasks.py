@@ -24,7 +24,7 @@ def list_tasks(source: Source = "first-steps") -> None:
     """List the tasks: name, category, difficulty, what they are made from, how they are graded."""
     from rich.table import Table
 
-    from headrace.cli.shows import result_console
+    from headrace.cli.shows import print_table
     from headrace.tasks.catalog import load
     from headrace.tasks.describe import describe
 
@@ -45,7 +45,7 @@ def list_tasks(source: Source = "first-steps") -> None:
         table.add_column(columns[i], overflow="fold")
     for row in rows:
         table.add_row(*(row[i] for i in shown))
-    result_console().print(table)
+    print_table(table)
     _tell(catalog)
 
 
@@ -94,9 +94,8 @@ def _tell(catalog: "Catalog") -> None:
     for note in catalog.notes:
         typer.echo(f"note: {note}", err=True)
     if catalog.skipped:
-        typer.echo(
-            f"{catalog.skipped} folders without task.toml or task.yaml are passed over", err=True
-        )
+        folders = "1 folder" if catalog.skipped == 1 else f"{catalog.skipped} folders"
+        typer.echo(f"without task.toml or task.yaml, passed over: {folders}", err=True)
     for problem in catalog.problems:
         typer.echo(f"Error: {problem.message}", err=True)
     if catalog.problems:
