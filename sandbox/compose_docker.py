@@ -147,6 +147,8 @@ class Compose:
                 names,
                 prepared.images,
                 image_user=image.user,
+                image_workdir=image.workdir,
+                entrypoint=image.entrypoint,
                 env=proxy_env(spec, beside=_known_as(prepared.document)),
             )
             sandbox = ComposeSandbox(

@@ -31,7 +31,7 @@ from headrace.sandbox.docker_storage import Storage
 from headrace.sandbox.docker_sweep import labels, remove, remove_project, sweep
 from headrace.sandbox.egress_proxy import lacks, proxied, proxy_env, wants_proxy
 from headrace.sandbox.refusals import no_allow_list
-from headrace.sandbox.scripts import AGENT
+from headrace.sandbox.scripts import KEEP_ALIVE, beside, first_process
 from headrace.tasks.recipes import recipes_of
 from headrace.types import EnvironmentRecipe, Task
 
@@ -104,9 +104,12 @@ class DockerProvider:
     @asynccontextmanager
     async def _open_one(self, spec: SandboxSpec) -> AsyncIterator[DockerSandbox]:
         image = await self._images.facts(spec.image)
+        entry = (*image.entrypoint, *KEEP_ALIVE) if image.entrypoint else ()
         body = config(
             msgspec.structs.replace(spec, env={**proxy_env(spec), **spec.env}),
-            command=["sh", "-c", AGENT, "sh", spec.user or image.user, ""],
+            command=first_process(
+                spec.user or image.user, beside(image.workdir, image.user, entry)
+            ),
             labels=labels(self._run_id, spec.episode),
             storage=await self._storage.enforced(spec),
         )

@@ -1,9 +1,9 @@
 """What a container of a sandbox is created with.
 
 Rule: pure; from a `SandboxSpec` to the engine's JSON. Nothing of the host is mounted, nothing is
-logged by the engine (it would write every byte a command prints to disk), the image's entrypoint,
-health check and volumes play no part, and the container goes when its shell's stdin is closed:
-a driver that is killed leaves nothing running.
+logged by the engine (it would write every byte a command prints to disk), the image's health check
+and volumes play no part, its entrypoint runs beside our first process (`scripts.BESIDE`), and the
+container goes when its shell's stdin is closed: a driver that is killed leaves nothing running.
 """
 
 from collections.abc import Mapping

@@ -52,6 +52,7 @@ class ImageFacts(Record, frozen=True, kw_only=True):
     """Empty: root."""
     workdir: str
     labels: dict[str, str]
+    entrypoint: tuple[str, ...] = ()
 
 
 class Images:
@@ -137,6 +138,7 @@ class Images:
             user=config.get("User") or "",
             workdir=config.get("WorkingDir") or "/",
             labels=dict(config.get("Labels") or {}),
+            entrypoint=tuple(config.get("Entrypoint") or ()),
         )
 
     async def _named(self, name: str, timeout_s: float) -> None:

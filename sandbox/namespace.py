@@ -39,7 +39,7 @@ from headrace.sandbox.namespace_sandbox import NamespaceSandbox
 from headrace.sandbox.namespace_terminal import TerminalPlace
 from headrace.sandbox.refusals import no_allow_list, no_compose
 from headrace.sandbox.rootfs import can_build
-from headrace.sandbox.scripts import INIT_PROGRAM
+from headrace.sandbox.scripts import INIT_PROGRAM, KEEP_ALIVE, beside
 from headrace.types import EnvironmentRecipe, Task
 
 START_TIMEOUT_S = 60.0
@@ -117,11 +117,15 @@ class NamespaceProvider:
     async def open_over(
         self, image: Image, spec: SandboxSpec, *, upper: Path | None = None
     ) -> AsyncIterator[NamespaceSandbox]:
-        """A sandbox over the layers of `image`; with `upper`, that folder keeps what it writes."""
+        """A sandbox over the layers of `image`; with `upper`, that folder keeps what it writes.
+
+        That is a build: the entrypoint is not run there.
+        """
         here = self._there()
         name = f"headrace-{self._run_id[:20]}-{secrets.token_hex(5)}"
         claim = _Claim(here, name, spec)
         workdir, user = spec.workdir or image.workdir, spec.user or image.user
+        entry = (*image.entrypoint, *KEEP_ALIVE) if image.entrypoint and upper is None else ()
         sandbox = NamespaceSandbox(
             max_output_bytes=spec.limits.max_output_bytes,
             image_user=image.user,
@@ -142,6 +146,7 @@ class NamespaceProvider:
                 limits=spec.limits,
                 storage_mb=_storage_mb(spec.limits),
                 upper=upper,
+                beside=beside(image.workdir, image.user, entry),
             )
             try:
                 async with asyncio.timeout(START_TIMEOUT_S):

@@ -5,8 +5,8 @@ digest of these names the layer, so that the same step runs once per machine. A 
 asks for more than this understands is refused before anything is built, naming the line and what
 to use instead.
 
-Understood: FROM of a known image, RUN, COPY and ADD of local files, WORKDIR, ENV, ARG, USER, SHELL.
-Read and without effect here: LABEL, EXPOSE, CMD, ENTRYPOINT, HEALTHCHECK, VOLUME, STOPSIGNAL,
+Understood: FROM of a known image, RUN, COPY and ADD of local files, WORKDIR, ENV, ARG, USER, SHELL,
+ENTRYPOINT. Read and without effect here: LABEL, EXPOSE, CMD, HEALTHCHECK, VOLUME, STOPSIGNAL,
 MAINTAINER. Steps run with the host's network, as a build does under Docker.
 """
 
@@ -62,6 +62,7 @@ async def build(
         env={**base.env, **plan.env},
         workdir=base.workdir if plan.workdir is None else plan.workdir,
         user=base.user if plan.user is None else plan.user,
+        entrypoint=base.entrypoint if plan.entrypoint is None else plan.entrypoint,
     )
 
 

@@ -169,6 +169,7 @@ def _configured(storage: Path, image: dict[str, Any], layers: tuple[Path, ...]) 
         env=dict(one.split("=", 1) for one in config.get("Env") or () if "=" in one),
         workdir=config.get("WorkingDir") or "/",
         user=config.get("User") or "",
+        entrypoint=tuple(config.get("Entrypoint") or ()),
     )
 
 

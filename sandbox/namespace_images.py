@@ -210,6 +210,7 @@ def _of_archive(tree: Path, config: dict[str, Any]) -> Image:
         env=env,
         workdir=config.get("WorkingDir", "/"),
         user=config.get("User", ""),
+        entrypoint=tuple(config.get("Entrypoint") or ()),
     )
 
 

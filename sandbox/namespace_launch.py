@@ -95,6 +95,8 @@ class Launch:
     storage_mb: int
     upper: Path | None = None
     """A host folder that keeps what is written (image builds); None: a tmpfs that goes away."""
+    beside: tuple[str, ...] = ()
+    """See `scripts.beside`."""
 
 
 def command(host: Host, launch: Launch, *, program: tuple[str, ...] | None = None) -> list[str]:
@@ -108,7 +110,7 @@ def command(host: Host, launch: Launch, *, program: tuple[str, ...] | None = Non
     out += ["sh", "-c", _LAUNCH, "headrace", *map(str, launch.groups), "--"]
     out += [str(launch.mount_point), ":".join(_escaped(str(layer)) for layer in launch.layers)]
     out += [str(launch.upper or ""), f"{launch.storage_mb}m", options, "1" * launch.network]
-    inside = program or ("sh", "-c", INIT, "headrace", launch.user, launch.workdir)
+    inside = program or ("sh", "-c", INIT, "headrace", launch.user, launch.workdir, *launch.beside)
     return [*out, *_rlimits(host, launch), *_bubblewrap(host, launch), *inside]
 
 

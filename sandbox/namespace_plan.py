@@ -29,7 +29,7 @@ from headrace.tasks.dockerfile import (
 )
 from headrace.types import Record
 
-_INERT = frozenset("LABEL EXPOSE CMD ENTRYPOINT HEALTHCHECK VOLUME STOPSIGNAL MAINTAINER".split())
+_INERT = frozenset("LABEL EXPOSE CMD HEALTHCHECK VOLUME STOPSIGNAL MAINTAINER".split())
 _ELSE = "use the docker provider for this task, or write it without"
 
 
@@ -40,6 +40,7 @@ class Image(Record, frozen=True, kw_only=True):
     env: dict[str, str] = {}
     workdir: str = "/"
     user: str = ""
+    entrypoint: tuple[str, ...] = ()
 
 
 class Copy(Record, frozen=True, kw_only=True):
@@ -78,8 +79,9 @@ class Plan(Record, frozen=True, kw_only=True):
     steps: tuple[Step, ...]
     env: dict[str, str]
     workdir: str | None
-    """None: the base image's; so is `user`."""
+    """None: the base image's; so are `user` and `entrypoint`."""
     user: str | None
+    entrypoint: tuple[str, ...] | None
 
     def keys(self, base: Image) -> tuple[str, ...]:
         """Names of the layers in order: each a digest of its step and of all below."""
@@ -94,7 +96,8 @@ class Plan(Record, frozen=True, kw_only=True):
     def name(self, base: Image) -> str:
         """The name of the image: a digest of everything that goes into it."""
         last = self.keys(base)[-1:] or tuple(map(str, base.layers))
-        config = [json.dumps([self.env, self.workdir, self.user], sort_keys=True)]
+        says = [self.env, self.workdir, self.user, self.entrypoint]
+        config = [json.dumps(says, sort_keys=True)]
         return f"headrace/build:{_digest([*last, *config])}"
 
 
@@ -128,6 +131,7 @@ class _Reader:
         self._shell: tuple[str, ...] = ("/bin/sh", "-c")
         self._workdir = "/"
         self._user = ""
+        self._entrypoint: tuple[str, ...] = ()
         self._named: set[str] = set()
         self._folders: list[str] = []
         self._steps: list[Step] = []
@@ -144,6 +148,7 @@ class _Reader:
             env=self._env,
             workdir=self._workdir if "WORKDIR" in self._named else None,
             user=self._user if "USER" in self._named else None,
+            entrypoint=self._entrypoint if "ENTRYPOINT" in self._named else None,
         )
 
     def read(self, instruction: Instruction) -> None:
@@ -191,6 +196,10 @@ class _Reader:
         if not words:
             raise self._refused(instruction, 'a form such as ["/bin/bash", "-c"] was expected')
         self._shell = words
+
+    def _read_entrypoint(self, instruction: Instruction) -> None:
+        words = instruction.words
+        self._entrypoint = (*self._shell, instruction.value) if words is None else words
 
     def _read_run(self, instruction: Instruction) -> None:
         if instruction.flags:

@@ -16,6 +16,11 @@ in between are skipped: the unread rest of a dead shell's input is never taken f
 the lines that start with the key.
 """
 
+from collections.abc import Sequence
+
+KEEP_ALIVE = ("sh", "-c", "sleep infinity")
+"""What an image's entrypoint is given to run: in both harnesses, not the image's command."""
+
 LOADER = """h=;n='
 ';while IFS= read -r l;do [ "$l" = '#end' ]&&break;h=$h$l$n;done;eval "$h" """
 AGENT = CONTROL = LOADER
@@ -80,6 +85,18 @@ hr_keep() { # USER WORKDIR
 }
 """
 
+_BESIDE = r"""
+hr_beside() { # WORKDIR USER COMMAND...: start it in a session of its own; nobody waits for it
+  mkdir -p -- "$1"
+  cd -- "$1" || cd /
+  hr_who=$2; shift 2
+  # not by `&` where that can be: what a shell starts so ignores SIGINT, with all its children
+  if setsid -f true; then hr_as "$hr_who" setsid -f "$@"; fi
+  hr_own=; command -v setsid && hr_own=setsid
+  (hr_as "$hr_who" $hr_own "$@") &
+}
+"""
+
 AGENT_PROGRAM = _packed(
     _AS
     + _KEEP
@@ -94,16 +111,26 @@ hr_keep "$1" "${2:-.}"
 BESIDE = (
     _packed(
         _AS
+        + _BESIDE
         + r"""
-if [ "$#" -gt 2 ]; then
-(shift 2; hr_as "$@") </dev/null >/dev/null 2>&1 &
-fi
+(shift 2; hr_beside "$@") </dev/null >/dev/null 2>&1
 """
     )
     + LOADER
 )
-"""`AGENT`, with a program of the task beside it: USER and WORKDIR, then whom it runs as and its
-words. It ends with the sandbox; its output is not kept."""
+"""`AGENT`, with a program of the task beside it: USER and WORKDIR, then where that starts, whom it
+runs as, and its words. It ends with the sandbox; its output is not kept."""
+
+
+def beside(workdir: str, user: str, words: Sequence[str]) -> tuple[str, ...]:
+    """A program of the task as `BESIDE` and `INIT_PROGRAM` take it. No words: there is none."""
+    return (workdir, user, *words) if words else ()
+
+
+def first_process(user: str, beside: Sequence[str] = ()) -> list[str]:
+    """What a container runs: the agent's shell in its own folder, and what is `beside` it."""
+    return ["sh", "-c", BESIDE if beside else AGENT, "sh", user, "", *beside]
+
 
 SETUP = r"""exec 2>/dev/null
 _hr_end() { set -- "$1" "$?"; read -r _hr </proc/loadavg; printf '\036hr%s %d %d %s %s %s\036' "$1" "$2" "$$" "${!-0}" "${_hr##* }" "" >&8; printf '\036hr%s\036' "$1" >&9; return "$2"; }
@@ -298,6 +325,7 @@ the number of that device `hr_nr`, and `hr_token`; without a token there is no m
 
 INIT_PROGRAM = _packed(
     _AS
+    + _BESIDE
     + _KEEP
     + _SCAN
     + _EXEC
@@ -307,6 +335,9 @@ IFS= read -r hr_key || exit 0
 IFS= read -r hr_key1 <&3 || exit 0
 IFS= read -r hr_key2 <&6 || exit 0
 [ -z "$2" ] || mkdir -p -- "$2"
+if [ "$#" -gt 2 ]; then
+  (shift 2; hr_beside "$@") </dev/null 3<&- 4>&- 5>&- 6<&- 7>&- 8>&- 9>&-
+fi
 cd -- "${2:-/}" || cd /
 hr_first=1
 hr_channel() { # KEY [go]
@@ -339,10 +370,11 @@ done
 )
 """The first process of a namespace sandbox: `AGENT` and two of `CONTROL` in one.
 
-Arguments USER and WORKDIR, with the agent's channel on 0, 1, 2, the control channel on 3, 4, 5 and
-the killer's on 6 and 7; it comes as a file on 9. As process 1 it cannot be killed from inside; when
-all three of its children are gone (`kill -9 -1`), it starts them again. With the word to go on, the
-control channel says which shell was running: if it lives, it lives on.
+Arguments USER and WORKDIR, then those of `BESIDE`, if there is something beside; with the agent's
+channel on 0, 1, 2, the control channel on 3, 4, 5 and the killer's on 6 and 7; it comes as a file
+on 9. As process 1 it cannot be killed from inside; when all three of its children are gone
+(`kill -9 -1`), it starts them again. With the word to go on, the control channel says which shell
+was running: if it lives, it lives on.
 """
 
 INIT = ". /dev/fd/9"
