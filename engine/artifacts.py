@@ -30,6 +30,7 @@ MAX_BYTES = 256 << 20
 LOOK_TIMEOUT_S = 60.0
 TRANSFER_TIMEOUT_S = 300.0
 SHOWN_CHARS = 300
+MAX_DIGITS = 20
 ALWAYS = Artifact(source="/logs/artifacts")
 MAIN = "main"
 _STATUS = "headrace-tar "
@@ -263,8 +264,12 @@ async def _look(claims: Sequence[Claim], view: Task, sandbox: Sandbox) -> list[t
         timeout_s=LOOK_TIMEOUT_S,
         workdir=view.environment.workdir,
     )
-    found = [line.split(" ") for line in result.stdout.decode("utf-8", "replace").splitlines()]
-    seen = [(line[0], int(line[1])) for line in found if len(line) == 2 and line[1].isdigit()]
+    found = [line.split(b" ") for line in result.stdout.splitlines()]
+    seen = [
+        (line[0].decode("ascii", "replace"), int(line[1]))
+        for line in found  # the `du` that says it may be the agent's
+        if len(line) == 2 and line[1].isdigit() and len(line[1]) < MAX_DIGITS
+    ]
     return seen if len(seen) == len(claims) else [("-", 0)] * len(claims)
 
 

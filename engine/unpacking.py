@@ -13,6 +13,7 @@ import posixpath
 import tarfile
 from pathlib import Path
 
+from headrace.sandbox.archive import read_tar
 from headrace.types import Record
 
 MAX_ENTRIES = 50_000
@@ -48,7 +49,10 @@ def unpack_below(
     """
     writer = _Writer(target, max_bytes)
     target.mkdir(parents=True, exist_ok=True)
-    with tarfile.open(fileobj=io.BytesIO(data), mode="r:", errors="surrogateescape") as tar:
+    with (
+        read_tar(),
+        tarfile.open(fileobj=io.BytesIO(data), mode="r:", errors="surrogateescape") as tar,
+    ):
         for entries, member in enumerate(tar):
             if entries >= max_entries:
                 raise TooMuch(f"more than {max_entries} files")
@@ -94,7 +98,7 @@ class _Writer:
             return False
         try:
             content = tar.extractfile(member)
-        except KeyError:
+        except (KeyError, RecursionError):  # a hard link to nothing, or to a link to itself
             return False
         if content is None:
             return False

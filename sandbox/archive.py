@@ -11,6 +11,8 @@ import posixpath
 import shlex
 import stat
 import tarfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from headrace.aio import in_thread
@@ -50,11 +52,23 @@ def pack(directory: str | Path, *, prefix: str = "", ignoring: bool = True) -> b
     return out.getvalue()
 
 
+@contextmanager
+def read_tar() -> Iterator[None]:
+    """Whatever the standard reader stumbles over in a block is a `tarfile.TarError`.
+
+    Of a crafted archive it lets numbers that are none and sizes beyond any memory out as they are.
+    """
+    try:
+        yield
+    except (ValueError, OverflowError, RecursionError, MemoryError) as e:
+        raise tarfile.ReadError(f"bad archive: {type(e).__name__}: {e}") from e
+
+
 def unpack(data: bytes) -> dict[str, bytes]:
     """The regular files of a tar by normalised relative path; `ArchiveError` for anything odd."""
     files: dict[str, bytes] = {}
     try:
-        with tarfile.open(fileobj=io.BytesIO(data), mode="r:") as tar:
+        with read_tar(), tarfile.open(fileobj=io.BytesIO(data), mode="r:") as tar:
             for member in tar:
                 name = _safe_name(member)
                 if not member.isdir():

@@ -19,7 +19,7 @@ from errno import EISDIR, ENOENT
 
 from headrace.aio import run_shielded
 from headrace.errors import ContractError, SandboxError
-from headrace.sandbox.frames import Capture, Latch, Stream
+from headrace.sandbox.frames import Capture, Latch, Stream, are_numbers
 from headrace.sandbox.scripts import CONTROL_PROGRAM
 from headrace.types import CommandResult
 
@@ -27,6 +27,8 @@ START_TIMEOUT_S = 60.0
 KILL_TIMEOUT_S = 10.0
 SILENT_S = 0.3
 RESTARTS = 4
+RESERVE_PIDS = 256
+"""Processes that a command of ours finds free when it starts, whatever the agent left running."""
 MAX_SCRIPT_BYTES = 120_000
 """A longer command does not fit into one argument; it goes into a file first."""
 _KEEP_IDLE = 4096
@@ -44,6 +46,15 @@ class Span:
         self.last_pid = last_pid
 
 
+class NotBegun(SandboxError):
+    """The channel ended, or had no process to give, before the command began: it may be repeated."""
+
+
+def reserve(pids: int | None) -> int:
+    """What is kept free for us of a limit; 0 without one. A small limit cannot spare it all."""
+    return 0 if pids is None else min(RESERVE_PIDS, pids // 2)
+
+
 class Control:
     """One control channel. `started` first, then any number of requests."""
 
@@ -56,11 +67,13 @@ class Control:
         program: str | None = CONTROL_PROGRAM,
         nudge: Callable[[], None] = lambda: None,
         restarted: Callable[[], str] = lambda: "",
+        need: int = 0,
     ) -> None:
         """`program` is sent first, to the loader at the other end; None: it runs already.
 
         `nudge` is called when the channel is silent for a moment after a request: something
-        inside may have stopped it. What `restarted` returns goes with the word to go on.
+        inside may have stopped it. What `restarted` returns goes with the word to go on. A channel
+        that finds fewer than `need` processes free before a command ends instead: `NotBegun`.
         """
         self.pid = 0
         """Process id of the channel's `sh` inside the sandbox."""
@@ -69,6 +82,7 @@ class Control:
         self._keep = max_output_bytes
         self._nudge = nudge
         self._restarted = restarted
+        self._room = f"hr_room {need} || exit 0; " if need else ""
         self._key = secrets.token_hex(10)
         self._streams = (
             Stream(lambda fields: self._frame(0, fields), _KEEP_IDLE),
@@ -138,13 +152,15 @@ class Control:
             for _ in range(RESTARTS):
                 await self.started()
                 token = self._expect(frames=2, keep=keep)
-                head = f"{self._key} hr_exec {token} {len(stdin)} {lines} {shell} "
+                head = f"{self._key} {self._room}hr_exec {token} {len(stdin)} {lines} {shell} "
                 self._write(encode(f"{head}{shlex.quote(user or '')}\n{script}"))
                 if stdin:
                     self._write(stdin)
                 result = await self._finish(timeout_s)
                 if not self._lost or self._has_begun:
                     break  # else its `sh` was killed before it heard of the command
+            if not (self._has_begun or result.timed_out):
+                raise NotBegun("a command could not be started: the sandbox has no process to give")
             return result
         finally:
             self._busy = False
@@ -166,7 +182,8 @@ class Control:
             )
             _raise_for(path, result.exit_code, result, max_bytes)
             size, _, data = result.stdout.partition(b"\n")
-            if result.exit_code == 0 and size.strip().isdigit() and len(data) == int(size):
+            told = size.strip() or b"-"
+            if result.exit_code == 0 and are_numbers((told,), 0) and len(data) == int(told):
                 return data
         raise SandboxError(f"{path}: could not be read: {_tail(result)}")
 
@@ -192,7 +209,10 @@ class Control:
         """Bounds in ticks of the sandbox's clock between which `span` began."""
         asked = time.monotonic()
         reply = await self._ask("hr_uptime {}")
-        uptime_s = float(reply[1])
+        try:
+            uptime_s = float(reply[1])
+        except (IndexError, ValueError):
+            raise SandboxError(f"expected the sandbox's uptime, found {reply[1:]}") from None
         now = time.monotonic()
         low = uptime_s - (now - span.began)
         high = uptime_s - (asked - span.began)
@@ -261,6 +281,10 @@ class Control:
         except asyncio.CancelledError:
             await run_shielded(self._stop())
             raise
+        except SandboxError as e:
+            if self._has_begun:
+                raise
+            raise NotBegun(str(e)) from e
         (out, out_cut), (err, err_cut) = (output.bytes_and_cut() for output in self._outputs)
         return CommandResult(
             exit_code=None if timed_out or self._exit is None else int(self._exit),
@@ -322,14 +346,14 @@ class Control:
             self._session_frame(index, fields)
         elif fields[1:2] == [b"begin"]:
             stream.take(self._keep_now)
-            if index == 0:
+            if index == 0 and are_numbers(fields, 3):
                 self._has_begun = True
                 self._begun.last_pid = int(fields[3] or 0)
-        else:
+        elif fields[1:2] != [b"end"] or are_numbers(fields, 2):
             self._outputs[index] = stream.take(_KEEP_IDLE)
             self._fields = fields
             if fields[1:2] == [b"end"]:
-                self._exit = fields[2]
+                self._exit = fields[2] or None
             self._frames_due -= 1
             if self._frames_due == 0:
                 self._latch.set()
@@ -338,7 +362,9 @@ class Control:
         if index == 1:
             return
         if fields[1:2] == [b"ready"]:
-            self.pid = int(fields[2])
+            if not are_numbers(fields, 2):
+                return
+            self.pid = int(fields[2] or 0)
             self._ready.set()
             return
         # Its `sh` was killed; another one waits for the word.
@@ -393,7 +419,7 @@ def _raise_for(path: str, code: int | None, result: CommandResult, max_bytes: in
     if code == _FOLDER:
         raise IsADirectoryError(EISDIR, "a folder in the sandbox", path)
     if code == _TOO_LARGE:
-        size = result.stdout.decode().strip()
+        size = result.stdout[:40].decode(errors="replace").strip()
         raise OverflowError(f"{path}: {size} bytes, at most {max_bytes} were asked for")
 
 

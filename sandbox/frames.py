@@ -7,11 +7,12 @@ output. Nothing here knows about shells, commands or time.
 
 import asyncio
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 START = b"\x1ehr"
 STOP = b"\x1e"
 _MAX_FRAME = 160
+MAX_DIGITS = 20
 
 
 class Capture:
@@ -114,6 +115,16 @@ class Stream:
     def _output(self, data: bytes, start: int, stop: int) -> None:
         if stop > start:
             self.capture.add(data if stop - start == len(data) else data[start:stop])
+
+
+def are_numbers(fields: Sequence[bytes], *places: int) -> bool:
+    """Whether a frame has these fields, each empty or a number of a size that the system gives.
+
+    The agent can read a token where it is root, and send a frame of its own.
+    """
+    return len(fields) > max(places) and all(
+        len(fields[at]) < MAX_DIGITS and (not fields[at] or fields[at].isdigit()) for at in places
+    )
 
 
 class Latch:

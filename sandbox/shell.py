@@ -21,7 +21,7 @@ from collections.abc import Awaitable, Callable
 from headrace.aio import run_shielded
 from headrace.errors import ContractError, SandboxError
 from headrace.sandbox.control import Control, Span, encode
-from headrace.sandbox.frames import Capture, Latch, Stream
+from headrace.sandbox.frames import Capture, Latch, Stream, are_numbers
 from headrace.sandbox.scripts import AGENT_PROGRAM, SETUP
 from headrace.types import CommandResult
 
@@ -158,7 +158,7 @@ class Shell:
         duration_s = time.monotonic() - span.began
         (out, out_cut), (err, err_cut) = self._text(0), self._text(1)
         lost_now = self._death_code is not None
-        code = self._death_code if lost_now else int(self._fields[1])
+        code = self._death_code if lost_now else int(self._fields[1] or 0)
         if lost_now:
             self._lost = False  # said now
             err = err.removesuffix(b"exit\n")  # an interactive bash announces `exit`
@@ -259,20 +259,25 @@ class Shell:
         return token
 
     def _frame(self, index: int, fields: list[bytes]) -> None:
+        """An end or a death. What the agent forged, and so has another form, is passed over."""
         if fields[0] == self._key.encode():
+            if not are_numbers(fields, 1):
+                return
             death = self._deaths[index] + 1
             if death > max(self._deaths):
                 self._alive = False
                 self._lost = True
-                self._death_code = int(fields[1])
+                self._death_code = int(fields[1] or 0)
             self._deaths[index] = death
             if death > self._deaths_before:  # else it is an old death, heard late here
                 self._end(index)
         elif fields[0] == self._token:
             if index == 0:
+                if len(fields) < 6 or not are_numbers(fields, 1, 2, 4):
+                    return
                 self._fields = fields
                 self._alive = True
-                self.pid = int(fields[2])
+                self.pid = int(fields[2] or 0)
                 self._last_pid = int(fields[4] or 0)
                 self._is_bash = bool(fields[5])
             self._end(index)

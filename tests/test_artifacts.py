@@ -2,6 +2,7 @@
 
 import json
 import os
+import shlex
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -174,6 +175,16 @@ async def test_a_sandbox_without_its_tools_loses_its_artifacts_and_nothing_else(
     entries = await collected(sandbox, tmp_path, Artifact(source="a"), Artifact(source="d"))
     assert statuses(entries) == {"a": "failed", "d": "failed"}
     assert "tar" in entries[0].detail
+
+
+@pytest.mark.parametrize("size", ["²", "9" * 5000, "1 2", "-1", "x"])
+async def test_tools_that_lie_about_sizes_cost_no_more_than_the_artifacts(
+    sandbox: Sandbox, tmp_path: Path, size: str
+) -> None:
+    lie = f"#!/bin/sh\nprintf '%s\\tx\\n' '{size}'\n"
+    await make(sandbox, f"echo a > a; printf '%s' {shlex.quote(lie)} > /usr/bin/du")
+    entries = await collected(sandbox, tmp_path, Artifact(source="a"))
+    assert {entry.status for entry in entries} <= {"ok", "failed", "missing"}
 
 
 # --- places, pure ---------------------------------------------------------------------------

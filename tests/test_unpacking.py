@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from headrace.engine.unpacking import TooMuch, Unpacked, unpack_below
+from headrace.sandbox.archive import ArchiveError, unpack
 
 Member = tuple[str, bytes | str, str]
 """Name, content or target, and kind: `file`, `dir`, `link`, `hard`, `fifo` or `device`."""
@@ -138,3 +139,38 @@ def test_names_that_are_no_text_are_kept_as_their_bytes(tmp_path: Path) -> None:
 def test_what_is_no_archive_is_an_error(tmp_path: Path, data: bytes) -> None:
     with pytest.raises(tarfile.TarError):
         unpack_below(data, tmp_path / "into", max_bytes=10)
+
+
+def damaged(**headers: str) -> bytes:
+    info = tarfile.TarInfo("a")
+    info.pax_headers = headers
+    out = io.BytesIO()
+    with tarfile.open(fileobj=out, mode="w", format=tarfile.PAX_FORMAT) as tar:
+        tar.addfile(info)
+    return out.getvalue()
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        damaged(**{"GNU.sparse.map": "1,x", "GNU.sparse.size": "4"}),
+        damaged(**{"GNU.sparse.major": "1", "GNU.sparse.minor": "0", "GNU.sparse.realsize": "x"}),
+    ],
+    ids=["a sparse map without numbers", "a size that is none"],
+)
+def test_numbers_that_are_none_are_an_error_of_the_archive(tmp_path: Path, data: bytes) -> None:
+    with pytest.raises(tarfile.TarError):
+        unpack_below(data, tmp_path / "into", max_bytes=10)
+    with pytest.raises(ArchiveError):
+        unpack(data)
+
+
+def test_a_hard_link_to_a_link_to_itself_is_left_out(tmp_path: Path) -> None:
+    out = io.BytesIO()
+    with tarfile.open(fileobj=out, mode="w", format=tarfile.GNU_FORMAT) as tar:
+        for name, kind in (("loop", tarfile.SYMTYPE), ("hard", tarfile.LNKTYPE)):
+            info = tarfile.TarInfo(name)
+            info.type, info.linkname = kind, "loop"
+            tar.addfile(info)
+    found = unpack_below(out.getvalue(), tmp_path / "into", max_bytes=10)
+    assert "hard" in found.refused

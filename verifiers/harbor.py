@@ -17,7 +17,8 @@ share one machine, as in Harbor's shared mode.
 import io
 import tarfile
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import msgspec
 
@@ -47,6 +48,7 @@ NOT_STARTED = 126
 SMALL_KB = 128
 """Files below it come with the inspection; a larger one is read by itself."""
 MAX_REPORT_BYTES = 8 << 20
+LONG = 1 << 16
 
 _LOG = "/logs/verifier/test-stdout.txt"
 _JSON, _TXT = "/logs/verifier/reward.json", "/logs/verifier/reward.txt"
@@ -119,6 +121,11 @@ small=
 case $small in *{_LOG}*) ;; *) [ ! -f {_LOG} ] || tail -c {LOG_BYTES} {_LOG} >&2 ;; esac
 """
 """Prints what is there, then the small files as a tar archive; a long log's end goes to stderr."""
+_SETTLE = f"""\
+n=0
+while [ -f {_LOG} ] && [ ! -s {_LOG} ] && [ $n -lt 10 ]; do sleep 0.1; n=$((n + 1)); done
+"""
+"""Where the tests' own shell was killed, the log's writer may be a moment behind."""
 
 
 class _Left(Record, frozen=True, kw_only=True):
@@ -223,16 +230,16 @@ async def _run_tests(task: Task, sandbox: Sandbox) -> tuple[bool, _Left]:
     _, ran, seen = result.stdout.rpartition(_RAN)
     if not result.timed_out and ran and not result.stdout_cut and b"--\n" in seen:
         return False, _left(seen, result.stderr)
-    left = await _inspect(sandbox)
+    left = await _inspect(sandbox, first=_SETTLE)
     if result.exit_code == NOT_STARTED and not left.log:  # no such user, no such folder
         left = msgspec.structs.replace(left, log=result.stderr.decode("utf-8", "replace"))
     return result.timed_out, left
 
 
-async def _inspect(sandbox: Sandbox) -> _Left:
+async def _inspect(sandbox: Sandbox, *, first: str) -> _Left:
     """The kinds of the files we look for, and the end of the output, in one step, as root."""
     result = await sandbox.exec(
-        _INSPECT, timeout_s=STEP_TIMEOUT_S, max_output_bytes=LOG_BYTES + 4096
+        first + _INSPECT, timeout_s=STEP_TIMEOUT_S, max_output_bytes=LOG_BYTES + 4096
     )
     if result.timed_out:
         raise SandboxError(f"the sandbox did not answer within {STEP_TIMEOUT_S:.0f} s")
@@ -289,9 +296,17 @@ async def _outcomes(sandbox: Sandbox, left: _Left) -> tuple[TestOutcome, ...]:
         if left.kinds.get(path) != "file":
             continue
         try:
-            tests = from_ctrf(await _content(sandbox, left, path, MAX_REPORT_BYTES))
+            data = await _content(sandbox, left, path, MAX_REPORT_BYTES)
+            tests = await _off_the_loop(from_ctrf, data)
         except (OverflowError, FileNotFoundError, IsADirectoryError):
             continue
         if tests:
             return tests
-    return from_pytest(left.log)
+    return await _off_the_loop(from_pytest, left.log)
+
+
+async def _off_the_loop(
+    read: Callable[[Any], tuple[TestOutcome, ...]], what: str | bytes
+) -> tuple[TestOutcome, ...]:
+    """In a thread when it is long: a thread costs more than reading a short one."""
+    return read(what) if len(what) < LONG else await in_thread(read, what)
