@@ -217,6 +217,32 @@ async def test_what_the_file_runs_runs_beside_the_shell(
         assert str(300 << 20) in await out(sandbox, f"{limit} 2>/dev/null")
 
 
+async def test_the_entrypoint_of_the_image_runs_beside_the_shell(
+    docker: DockerProvider, tmp_path: Path
+) -> None:
+    entry = (
+        'ENTRYPOINT ["/bin/sh", "-c", "echo \\"$0 $* $PWD $HOME\\" >/tmp/$X; \\"$0\\" \\"$@\\""]'
+    )
+    dockerfile = f"FROM {BASE}\nENV X=said\nWORKDIR /srv\nUSER nobody\n{entry}\n"
+    (tmp_path / "Dockerfile").write_text(dockerfile)
+    ask = "until [ -s /tmp/said ]; do sleep 0.05; done; cat /tmp/said; id -un; pwd"
+    its = recipe(tmp_path, "services: {main: {}}")
+    async with docker.open(await ready(docker, its, workdir="/opt")) as sandbox:
+        found = await out(sandbox, ask)
+        assert found == "sh -c sleep infinity /srv /nonexistent\nnobody\n/opt\n"
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "Dockerfile").write_text(dockerfile)
+    its = recipe(
+        tmp_path / "other",
+        """
+        services:
+          main: {entrypoint: [sh, -c, 'echo "other $$0 $$*" >/tmp/said; exec "$$0" "$$@"']}
+        """,
+    )
+    async with docker.open(await ready(docker, its)) as sandbox:
+        assert await out(sandbox, ask) == "other sh -c sleep infinity\nnobody\n/srv\n"
+
+
 @pytest.mark.skipif(lacks() is not None, reason=str(lacks()))
 async def test_every_service_reaches_what_the_policy_names(
     docker: DockerProvider, tmp_path: Path

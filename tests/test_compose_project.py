@@ -9,7 +9,7 @@ import pytest
 
 from headrace.errors import TaskError
 from headrace.sandbox.base import Limits, SandboxSpec
-from headrace.sandbox.compose import files_named, refusal, variables, wanted
+from headrace.sandbox.compose import base_document, files_named, refusal, variables, wanted
 from headrace.sandbox.compose_files import scan
 from headrace.sandbox.compose_networks import RANGES, routes, subnets
 from headrace.sandbox.compose_project import Names, networks_of, own_command, project
@@ -78,6 +78,34 @@ def test_limits_of_the_file_stand_and_ours_fill_the_gaps() -> None:
 )
 def test_a_command_that_only_waits_is_not_run(command: Any, runs: bool) -> None:
     assert bool(own_command({"command": command})) == runs
+
+
+@pytest.mark.parametrize(
+    ("service", "runs"),
+    [
+        ({}, ["/e", "$$x", "sh", "-c", "sleep infinity"]),
+        ({"command": ["serve"], "entrypoint": None}, ["/e", "$$x", "serve"]),
+        ({"command": ["serve"], "entrypoint": ["/own"]}, ["/own", "serve"]),
+        ({"command": ["serve"], "entrypoint": []}, ["serve"]),
+        ({"command": ["sh", "-c", "sleep infinity"], "entrypoint": []}, []),
+    ],
+)
+def test_the_entrypoint_of_the_image_runs_unless_the_file_names_another(
+    service: dict[str, Any], runs: list[str]
+) -> None:
+    document = {"services": {"main": {**service, "working_dir": "/w"}}}
+    spec = SandboxSpec(image="i", episode="e", compose=COMPOSE, user="agent")
+    main = project(
+        document, spec, Names(project="p"), {"main": "i"}, image_user="me", entrypoint=("/e", "$x")
+    )["services"]["main"]
+    assert main["entrypoint"][3:] == ["sh", "agent", "", *(["/w", "me", *runs] if runs else [])]
+    assert main["command"] == []
+
+
+def test_harbor_lays_a_command_that_waits_under_the_file_and_terminal_bench_does_not() -> None:
+    client = ComposeFile(path="/t/c.yaml", context="/t", service="client")
+    assert base_document(COMPOSE)["services"]["main"]["command"][-1] == "sleep infinity"
+    assert "command" not in base_document(client)["services"]["client"]
 
 
 def test_variables_that_steer_programs_are_not_handed_on() -> None:

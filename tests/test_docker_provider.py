@@ -302,7 +302,7 @@ async def test_the_context_arrives_with_dotfiles_and_symlinks_and_without_what_i
         )
 
 
-async def test_user_and_folder_of_the_image_are_kept_and_its_entrypoint_is_not(
+async def test_user_and_folder_of_the_image_are_kept_and_an_entrypoint_that_fails_ends_nothing(
     docker: DockerProvider, tmp_path: Path, built: list[str]
 ) -> None:
     content = f'FROM {BASE.image}\nWORKDIR /srv/task\nUSER nobody\nENTRYPOINT ["false"]\n'
