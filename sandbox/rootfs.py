@@ -52,6 +52,7 @@ SHARED_CACHE = Path("/var/cache/headrace")
 """Where root may leave a tree for other users to copy."""
 _RECIPE = 1  # counts changes of how the tree is made
 _BUILD_TIMEOUT_S = 1800.0
+_CONFIG = ("Env", "WorkingDir", "User", "Entrypoint")
 
 Progress = Callable[[str], None]
 
@@ -289,7 +290,7 @@ def _unpack_layers(tar: tarfile.TarFile, folder: Path) -> dict[str, Any]:
         with tarfile.open(fileobj=_member(tar, layer), mode="r:*") as inner:
             _unpack_layer(inner, folder)
     found = json.loads(_member(tar, image["Config"]).read()).get("config") or {}
-    return {name: found[name] for name in ("Env", "WorkingDir", "User") if found.get(name)}
+    return {name: found[name] for name in _CONFIG if found.get(name)}
 
 
 def _member(tar: tarfile.TarFile, name: str) -> IO[bytes]:

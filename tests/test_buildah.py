@@ -25,6 +25,7 @@ RUN useradd -m me
 WORKDIR /work
 USER me
 ENV GREETING=hello
+ENTRYPOINT ["sh", "-c", "echo $GREETING entry >/tmp/entry"]
 """
 
 
@@ -79,7 +80,8 @@ async def test_buildah_builds_what_our_own_builder_refuses(
     said = await says(
         provider,
         image,
-        "pwd; id -un; echo $GREETING; cat /got; ls /usr/bin/bc /made 2>&1; ls /usr/share/zoneinfo",
+        "pwd; id -un; echo $GREETING; cat /got; ls /usr/bin/bc /made 2>&1; ls /usr/share/zoneinfo; "
+        "until [ -s /tmp/entry ]; do sleep 0.05; done; cat /tmp/entry",
     )
     assert said.splitlines() == [
         "/work",
@@ -88,6 +90,7 @@ async def test_buildah_builds_what_our_own_builder_refuses(
         "made",
         "ls: cannot access '/usr/bin/bc': No such file or directory",
         "ls: cannot access '/made': No such file or directory",
+        "hello entry",
     ]
     assert sum("buildah builds it" in line for line in lines) == 1
 

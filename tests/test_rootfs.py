@@ -10,9 +10,11 @@ from pathlib import Path
 import pytest
 
 from headrace.aio import in_thread
+from headrace.configs.models import ImagesConfig
 from headrace.errors import ImageError
 from headrace.sandbox.base import SandboxSpec
 from headrace.sandbox.namespace import NamespaceProvider
+from headrace.sandbox.namespace_images import Images
 from headrace.sandbox.rootfs import (
     BASE_IMAGE,
     base_folder,
@@ -164,3 +166,31 @@ def _export_little(base: Path, tree: Path, archive: Path) -> None:
         shutil.copy2(base / name, tree / name, follow_symlinks=False)
     with archive.open("wb") as out:
         out.writelines(base_tar(tree))
+
+
+@pytest.mark.parametrize(
+    ("line", "runs"),
+    [
+        ("", ("/entry", "-v")),
+        ('ENTRYPOINT ["/own"]', ("/own",)),
+        ("ENTRYPOINT /own $A", ("/bin/sh", "-c", "/own $A")),
+        ('SHELL ["/bin/bash", "-c"]\nENTRYPOINT /own', ("/bin/bash", "-c", "/own")),
+        ("ENTRYPOINT []", ()),
+    ],
+)
+async def test_the_entrypoint_of_an_archive_stands_until_a_dockerfile_names_another(
+    tmp_path: Path, line: str, runs: tuple[str, ...]
+) -> None:
+    config: dict[str, object] = {"Entrypoint": ["/entry", "-v"]}
+    archive = saved(tmp_path / "i.tar", layer(("usr", None)), config=config)
+    provider = NamespaceProvider(cache=tmp_path)
+    images = Images(
+        cache=tmp_path, progress=print, build=provider, config=ImagesConfig(builder="own")
+    )
+    names = set()
+    for said in ("", line):
+        (tmp_path / "Dockerfile").write_text(f"FROM {archive}\nENV A=1\n{said}\n")
+        name = await images.prepare(EnvironmentRecipe(dockerfile=str(tmp_path / "Dockerfile")))
+        names.add(name)
+    assert (await images.get(name)).entrypoint == runs
+    assert len(names) == (2 if line else 1), "another image has another name"
