@@ -6,9 +6,11 @@ file means is decided in `atif`, `atif_import` and `harbor_job`.
 
 import json
 import secrets
+import shutil
 import time
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final
 
@@ -37,6 +39,8 @@ ARTIFACTS: Final = "artifacts"
 """The folder of a run that holds what was collected, by episode."""
 TRAJECTORY: Final = "trajectory.json"
 """What Harbor calls the trajectory of a trial."""
+NAMED: Final = 10
+"""Files that are named when nothing at all could be imported."""
 _FAULTS: Final = {
     "RewardFileNotFoundError": "reward_missing",
     "RewardFileEmptyError": "reward_empty",
@@ -63,12 +67,12 @@ def export_run(run: Path, format: str, out: Path, *, on_damage: OnDamage) -> int
     cannot be written.
     """
     manifest = read_manifest(run)
-    _empty_folder(out)
     writers = {"atif": _export_atif, "harbor-job": _export_job, "jsonl": _export_lines}
-    try:
-        return writers[format](run, out, manifest, on_damage)
-    except OSError as e:
-        raise StoreError(f"{out} cannot be written: {e.strerror or e}") from e
+    with filling(out):
+        try:
+            return writers[format](run, out, manifest, on_damage)
+        except OSError as e:
+            raise StoreError(f"{out} cannot be written: {e.strerror or e}") from e
 
 
 def _export_atif(run: Path, out: Path, manifest: RunManifest, on_damage: OnDamage) -> int:
@@ -115,6 +119,24 @@ def _dataset(manifest: RunManifest) -> str:
     return Path(source).name or "tasks" if isinstance(source, str) else "tasks"
 
 
+@contextmanager
+def filling(out: Path) -> Iterator[None]:
+    """A new or empty folder; empty again when the block fails or is stopped. Blocking.
+
+    Half an export looks like a whole one, and would refuse the same command.
+    """
+    _empty_folder(out)
+    try:
+        yield
+    except BaseException:
+        for path in out.iterdir():
+            if path.is_dir() and not path.is_symlink():
+                shutil.rmtree(path, ignore_errors=True)
+            else:
+                path.unlink(missing_ok=True)
+        raise
+
+
 def _empty_folder(out: Path) -> None:
     try:
         out.mkdir(parents=True, exist_ok=True)
@@ -138,7 +160,11 @@ async def import_run(source: Path, out: Path, rewards: Path | None = None) -> Im
     """
     given = {} if rewards is None else await in_thread(_read_rewards, rewards)
     paths = await in_thread(_trajectories, source)
-    await in_thread(_empty_folder, out)
+    with filling(out):
+        return await _imported(paths, out, given)
+
+
+async def _imported(paths: Sequence[Path], out: Path, given: Mapping[str, float]) -> Imported:
     samples: Counter[tuple[str, str]] = Counter()
     tasks: dict[str, str] = {}
     policies: dict[str, str] = {}
@@ -159,6 +185,9 @@ async def import_run(source: Path, out: Path, rewards: Path | None = None) -> Im
             tasks[episode.task] = episode.task_digest
             policies[episode.policy] = episode.policy_version
             await store.append(episode)
+    if not samples:
+        shown = "\n".join(f"  {line}" for line in left_out[:NAMED])
+        raise TrajectoryError(f"expected at least one ATIF trajectory, found none:\n{shown}")
     await in_thread(_write_manifest, out, tasks, policies)
     return Imported(episodes=samples.total(), left_out=tuple(left_out))
 

@@ -134,6 +134,8 @@ def _folders(root: Path) -> tuple[list[Path], int, tuple[str, ...]]:
     """The task folders of `root`, how many others there are, and where they were found."""
     if _is_task(root):
         return [root], 0, ()
+    if not os.access(root, os.R_OK | os.X_OK):
+        raise TaskError(f"{printable(root)}: expected a folder that may be read, found no access")
     children = _children(root)
     tasks = [path for path in children if _is_task(path)]
     if tasks:

@@ -7,6 +7,10 @@ import sysconfig
 from pathlib import Path
 from typing import Any
 
+import pytest
+
+from headrace.engine.exchange import filling
+
 HEADRACE = Path(sysconfig.get_path("scripts")) / "headrace"
 
 
@@ -65,3 +69,24 @@ def test_mistakes_are_one_message_without_a_traceback(tmp_path: Path) -> None:
         assert done.stdout == ""
         assert "Traceback" not in done.stderr
     assert [path.name for path in (tmp_path / "full").iterdir()] == ["mine"]
+
+
+def test_a_folder_stays_empty_when_nothing_could_be_imported(tmp_path: Path) -> None:
+    (tmp_path / "bad.json").write_text("{")
+    done = headrace("import", tmp_path / "bad.json", "--out", tmp_path / "run")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "expected at least one ATIF trajectory, found none" in done.stderr
+    assert list((tmp_path / "run").iterdir()) == []
+
+
+def test_a_folder_that_was_half_filled_is_empty_again(tmp_path: Path) -> None:
+    def stopped() -> None:
+        with filling(tmp_path / "out"):
+            (tmp_path / "out" / "shards").mkdir()
+            (tmp_path / "out" / "shards" / "one").touch()
+            (tmp_path / "out" / "two").symlink_to("shards")
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        stopped()
+    assert list((tmp_path / "out").iterdir()) == []
