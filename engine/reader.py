@@ -5,6 +5,7 @@ acknowledged when the reading began or later; damage is an error with shard and 
 caller takes it through `on_damage` and reads on. Nothing here writes.
 """
 
+import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Final
@@ -107,7 +108,11 @@ def find_one(run: Path, start: str) -> Episode:
 
 
 def list_shards(folder: Path) -> list[Path]:
-    """The shards of a folder in order. Raises `RunFolderError` for a gap or a foreign name."""
+    """The shards of a folder in order. Raises `RunFolderError` for a gap or a foreign name, and
+    for a folder that may not be listed: it is not an empty one.
+    """
+    if folder.is_dir() and not os.access(folder, os.R_OK | os.X_OK):
+        raise RunFolderError(f"{folder}: expected a folder that may be read, found no access")
     paths = sorted(folder.glob(f"*{shards.SUFFIX}"), key=shards.shard_number)
     for number, path in enumerate(paths):
         if shards.shard_number(path) != number:

@@ -260,7 +260,7 @@ def _catalog(config: RunConfig, on_event: OnEvent) -> Catalog:
     catalog = load(source.source, source.include, source.exclude, source.limit)
     for note in catalog.notes:
         on_event(Note(text=note))
-    left_out = [f"left out: {problem.path}: {problem.message}" for problem in catalog.problems]
+    left_out = [f"left out: {problem.message}" for problem in catalog.problems]
     odd = [f"{name}: {'; '.join(warnings)}" for name, warnings in catalog.warnings.items()]
     _tell(left_out, "tasks left out", source.source, on_event)
     _tell(odd, "tasks with warnings", source.source, on_event)

@@ -351,19 +351,29 @@ def test_a_long_name_is_whole_where_there_is_no_terminal(tmp_path: Path) -> None
     assert name in headrace("tasks", "list", tmp_path).stdout
 
 
-def test_a_folder_that_may_not_be_read_is_not_called_empty(tmp_path: Path) -> None:
-    closed = tmp_path / "closed"
-    _task(closed / "one")
-    closed.chmod(0)
-    unprivileged = ["setpriv", "--bounding-set=-dac_override,-dac_read_search"]
-    command = [HEADRACE, "tasks", "list", closed]
-    done = subprocess.run(
-        [*(unprivileged if os.geteuid() == 0 else []), *command],
+def unprivileged(*arguments: str | Path) -> "subprocess.CompletedProcess[str]":
+    """As somebody whom the modes of files stop."""
+    drop = ["setpriv", "--bounding-set=-dac_override,-dac_read_search"]
+    return subprocess.run(
+        [*(drop if os.geteuid() == 0 else []), HEADRACE, *arguments],
         capture_output=True, text=True, timeout=50, env=ENV,
     )  # fmt: skip
+
+
+@pytest.mark.parametrize("what", ["tasks", "run"])
+def test_a_folder_that_may_not_be_read_is_not_called_empty(
+    what: str, tmp_path: Path, stored: Path
+) -> None:
+    if what == "tasks":
+        _task(tmp_path / "closed" / "one")
+        closed, command = tmp_path / "closed", ["tasks", "list", tmp_path / "closed"]
+    else:
+        closed, command = stored / "shards", ["show", stored]
+    closed.chmod(0)
+    done = unprivileged(*command)
     closed.chmod(0o755)
-    assert done.returncode == 2
-    assert "expected a folder that may be read, found no access" in done.stderr
+    assert (done.returncode, done.stdout) == (2, "")
+    assert f"{closed}: expected a folder that may be read, found no access" in done.stderr
 
 
 def test_a_sound_task_passes_the_check(tmp_path: Path) -> None:
