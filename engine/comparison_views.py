@@ -62,7 +62,7 @@ def verdict(found: Comparison) -> str:
     told = (
         f"pass@1 goes from {percent(first.a)} (A) to {percent(first.b)} (B):"
         f" {signed(first.value)} points, 95 % interval {signed(first.low)} to {signed(first.high)},"
-        f" p = {chance(found)}, over {first.tasks} task{'' if first.tasks == 1 else 's'}."
+        f" p is {chance(found)}, over {first.tasks} task{'' if first.tasks == 1 else 's'}."
     )
     if found.p_value >= 0.05:
         told += " A difference of this size is not rare by chance alone."

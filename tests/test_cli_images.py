@@ -104,3 +104,14 @@ def test_a_folder_that_is_not_there_is_a_mistake_of_the_user(tmp_path: Path) -> 
         done = headrace("images", command, tmp_path / "nowhere", "--provider", "namespace")
         assert done.returncode == 2
         assert "nowhere" in done.stderr and "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("command", ["plan", "build", "prune"])
+def test_tasks_that_can_all_not_be_read_are_not_taken_for_none(
+    command: str, tmp_path: Path
+) -> None:
+    write_task(tmp_path / "tasks" / "one", "FROM headrace/base:bookworm\nCOPY nowhere /x\n")
+    done = headrace("images", command, tmp_path / "tasks", "--provider", "namespace")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "COPY source 'nowhere' is not in" in done.stderr
+    assert "expected at least one task that can be read, found none" in done.stderr

@@ -198,12 +198,18 @@ async def _name_of(provider: str) -> tuple[str, str | None]:
 
 
 def _tasks(source: str) -> "tuple[Task, ...]":
-    """The tasks that can be read; the others are said on stderr. Blocking."""
+    """The tasks that can be read, at least one; the others are said on stderr. Blocking."""
+    from headrace.errors import TaskError
     from headrace.tasks.catalog import load
 
     catalog = load(source)
     for problem in catalog.problems:
         typer.echo(f"left out: {problem.message}", err=True)
+    if not catalog.tasks:
+        raise TaskError(
+            f"{source}: expected at least one task that can be read, found none;"
+            f" see `headrace tasks check {source}`"
+        )
     return catalog.tasks
 
 
@@ -235,10 +241,12 @@ def _table(planned: "ImagePlan", stock: "Stock | None") -> "Table":
 
 
 def _totals(name: str, planned: "ImagePlan", stock: "Stock | None") -> list[str]:
+    from headrace.cli.progress import count
+
     stopped = sum(bool(image.findings) for image in planned.images)
     lines = [
-        f"{planned.tasks} tasks need {len(planned.images)} images, {stopped} of which cannot be "
-        f"built on {name}; {_size(planned.context_bytes)} of build contexts",
+        f"{count(planned.tasks, 'task')} need {count(len(planned.images), 'image')}, {stopped} of "
+        f"which cannot be built on {name}; {_size(planned.context_bytes)} of build contexts",
         f"{planned.layers_distinct} layers to build, where one build per task makes "
         f"{planned.layers_naive}: {planned.factor:.1f} times fewer "
         f"({planned.file_layers_distinct} and {planned.file_layers_naive} of them change files)",
