@@ -9,13 +9,14 @@ otherwise), with a `manifest.json` that lists the entries.
 An episode keeps at most `MAX_BYTES`. What is larger is refused by its size before it is sent.
 """
 
+import asyncio
 import errno
 import posixpath
 import shlex
 import shutil
 import tarfile
 from collections.abc import Iterable, Sequence
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from pathlib import Path
 
 import msgspec
@@ -27,6 +28,8 @@ from headrace.sandbox.base import IMAGE_USER, Sandbox
 from headrace.types import Artifact, Collected, CollectHook, Record, Task
 
 MAX_BYTES = 256 << 20
+LARGE_BYTES = 16 << 20
+"""An archive is held whole, and more than once: of larger ones few are in memory at once."""
 LOOK_TIMEOUT_S = 60.0
 TRANSFER_TIMEOUT_S = 300.0
 SHOWN_CHARS = 300
@@ -41,11 +44,13 @@ look() {
   if [ -d "$1" ]; then k=d; elif [ -f "$1" ]; then k=f; elif [ -e "$1" ]; then k=o; else
     echo "- 0"; return
   fi
-  s=$(du -sk -- "$1" 2> /dev/null) && set -- $s || set -- 0
+  s=$(du -sk --apparent-size -- "$1" 2> /dev/null || du -sk -- "$1" 2> /dev/null)
+  set -- ${s:-0}
   echo "$k $1"
 }
 """
-"""One line for each path: its kind (`d`, `f`, other, nothing) and its size in kilobytes."""
+"""One line for each path: its kind (`d`, `f`, other, nothing) and its size in kilobytes, the holes
+of its files included where `du` can tell: an archive has them too."""
 
 
 class Claim(Record, frozen=True, kw_only=True):
@@ -56,7 +61,7 @@ class Claim(Record, frozen=True, kw_only=True):
     taken_by: str | None = None
     """The source of an earlier entry that has the place already."""
     part_of: str | None = None
-    """The source of an earlier entry that brings this one along."""
+    """The source of an earlier entry that brings this one along, unless it could not be kept."""
 
 
 def claims(artifacts: Sequence[Artifact], step: str = "") -> list[Claim]:
@@ -110,7 +115,9 @@ async def run_hooks(view: Task, sandbox: Sandbox) -> None:
 class Keeper:
     """One episode's artifact folder."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, large: asyncio.Semaphore | None = None) -> None:
+        """`large`: taken while a large artifact is in memory; shared by the episodes of a run."""
+        self._large = large or asyncio.Semaphore()
         self.folder = folder
         """Made by the first artifact; what an earlier try left is removed before."""
         self.entries: list[Collected] = []
@@ -159,7 +166,7 @@ class Keeper:
     ) -> Collected:
         if kind == "-":
             return _entry(claim, "missing")
-        if claim.part_of is not None:
+        if claim.part_of is not None and await in_thread((self.folder / claim.destination).exists):
             return _entry(claim, "ok", f"part of {claim.part_of}")
         if claim.taken_by is not None:
             return _entry(claim, "failed", f"its place is taken by {claim.taken_by}")
@@ -169,6 +176,10 @@ class Keeper:
             limit_mb, left_mb = MAX_BYTES >> 20, self._left >> 20
             detail = f"{size_kb >> 10} MB, with {left_mb} left of {limit_mb} for an episode"
             return _entry(claim, "failed", detail)
+        async with self._large if size_kb << 10 > LARGE_BYTES else nullcontext():
+            return await self._bring(claim, kind, view, sandbox)
+
+    async def _bring(self, claim: Claim, kind: str, view: Task, sandbox: Sandbox) -> Collected:
         data = await _fetch(claim.artifact, kind, view, sandbox, self._left)
         if isinstance(data, str):
             return _entry(claim, "failed", data)

@@ -27,7 +27,7 @@ from headrace.engine.limits import of_step
 from headrace.engine.parts import Parts, Planned, Stages
 from headrace.engine.separate import verify_apart
 from headrace.engine.world import World, open_agents
-from headrace.errors import InfrastructureError, PolicyError, SandboxError
+from headrace.errors import InfrastructureError, PolicyError, SandboxError, SandboxFull
 from headrace.tasks.phases import agent_policy, verifier_policy, views_of
 from headrace.types import (
     Collected,
@@ -222,6 +222,9 @@ class Attempt:
         try:
             world.enter(view.environment.network)
             return await self._grade(world, stack, self._graded(view, index), index)
+        except SandboxFull as e:
+            reason = f"sandbox_unusable: {e}"
+            return Verdict(reward=None, fault=VerdictFault.VERIFIER, reason=reason)
         finally:
             self._verify_s += self._clock() - begun
 
@@ -246,12 +249,12 @@ class Attempt:
     async def _new_keeper(self, stack: AsyncExitStack, *, apart: bool) -> Keeper | None:
         """None when nobody wants the files."""
         if self._parts.artifacts is not None:
-            return Keeper(self._parts.artifacts / self._planned.id)
+            return Keeper(self._parts.artifacts / self._planned.id, self._parts.large)
         if not apart:
             return None
         folder = await in_thread(tempfile.mkdtemp, "", "headrace-")
         stack.push_async_callback(in_thread, shutil.rmtree, folder, True)
-        return Keeper(Path(folder))
+        return Keeper(Path(folder), self._parts.large)
 
     def _graded(self, view: Task, index: int) -> Task:
         """`view` with the run's own time for the verifier."""

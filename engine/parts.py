@@ -1,5 +1,6 @@
 """What an episode is handed: its slot of the plan, the parts of the run, its line to the driver."""
 
+import asyncio
 from pathlib import Path
 from typing import Protocol
 
@@ -10,6 +11,8 @@ from headrace.policies.base import Policy
 from headrace.sandbox.base import Limits, Provider
 from headrace.types import Task, Turn
 from headrace.verifiers.base import Verifier
+
+LARGE_AT_ONCE = 2
 
 
 class Planned(msgspec.Struct, frozen=True, kw_only=True):
@@ -32,6 +35,10 @@ class Parts(msgspec.Struct, frozen=True, kw_only=True):
     verifier: Verifier
     artifacts: Path | None = None
     """Folder that gets a folder for each episode with artifacts; None: they are not kept."""
+    large: asyncio.Semaphore = msgspec.field(
+        default_factory=lambda: asyncio.Semaphore(LARGE_AT_ONCE)
+    )
+    """Taken while a large artifact is in memory, however many episodes verify."""
 
 
 class Stages(Protocol):

@@ -21,7 +21,7 @@ import msgspec
 from headrace.aio import in_thread
 from headrace.engine.parts import Parts, Planned
 from headrace.engine.world import World, open_verifiers
-from headrace.errors import SandboxError
+from headrace.errors import SandboxError, boundary
 from headrace.sandbox.archive import TRANSFER_TIMEOUT_S, pack
 from headrace.sandbox.base import Sandbox
 from headrace.tasks.phases import verifier_policy
@@ -35,9 +35,12 @@ async def verify_apart(
     assert view.verifier.environment is not None
     async with AsyncExitStack() as stack:
         world = await _open(stack, planned, parts, view)
+        brought: list[Collected] = []
         for entry in kept:
-            if entry.status in ("ok", "empty"):
-                await _bring(entry, folder / entry.destination, world.sandbox, view)
+            if entry.status in ("ok", "empty") and not _comes_with(entry, brought):
+                brought.append(entry)
+                async with parts.large:  # an archive is held whole
+                    await _bring(entry, folder / entry.destination, world.sandbox, view)
         world.enter(verifier_policy(view))
         return await parts.verifier.verify(in_its_own_world(view), world.sandbox)
 
@@ -58,18 +61,36 @@ async def _open(stack: AsyncExitStack, planned: Planned, parts: Parts, view: Tas
         raise SandboxError(f"the verifier's sandbox was not ready within {limit_s:g} s") from None
 
 
+def _comes_with(entry: Collected, brought: Sequence[Collected]) -> bool:
+    """Whether an earlier one holds it: by itself its links might seem to lead out."""
+    return any(
+        entry.service == whole.service
+        and entry.source.startswith(f"{whole.source.rstrip('/')}/")
+        and entry.destination.startswith(f"{whole.destination}/")
+        for whole in brought
+    )
+
+
 async def _bring(entry: Collected, path: Path, sandbox: Sandbox, view: Task) -> None:
     """Put one artifact where it was; what the image has there is replaced."""
     assert view.verifier.environment is not None
     is_folder = await in_thread(path.is_dir)
-    data = await in_thread(_pack_folder if is_folder else _pack_file, path, entry)
+    with boundary(SandboxError, f"artifact {entry.source}"):
+        data = await in_thread(_pack_folder if is_folder else _pack_file, path, entry)
     target = entry.source if is_folder else posixpath.dirname(entry.source) or "."
     where = shlex.quote(target)
     empty = (
         f"find {where} -mindepth 1 -delete 2> /dev/null; " if is_folder and target != "/" else ""
     )
+    there = shlex.quote(entry.source)
+    # The agent may have made a file of what is a folder here, or a folder of a file.
+    away = (
+        f"[ -d {there} ] || rm -f -- {there}; "
+        if is_folder
+        else (f"[ ! -d {there} ] || rm -rf -- {there}; ")
+    )
     result = await sandbox.exec(
-        f"umask 0; mkdir -p -- {where} && {{ {empty}tar -x -o -f - -C {where}; }}",
+        f"umask 0; {away}mkdir -p -- {where} && {{ {empty}tar -x -o -f - -C {where}; }}",
         timeout_s=TRANSFER_TIMEOUT_S,
         stdin=data,
         workdir=view.verifier.environment.workdir,

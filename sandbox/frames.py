@@ -52,9 +52,10 @@ class Capture:
         """What was kept, and how many bytes are missing from its middle."""
         if not self._tail:
             return bytes(self._head), 0
-        tail = b"".join(self._tail)
-        tail = tail[max(0, len(tail) - self._tail_keep) :]
-        kept = bytes(self._head) + tail
+        over = max(0, self._tail_size - self._tail_keep)
+        first, *rest = self._tail
+        # In one copy: what an artifact brings may be hundreds of megabytes.
+        kept = b"".join((self._head, memoryview(first)[over:], *rest))
         return kept, self.total - len(kept)
 
 

@@ -121,6 +121,32 @@ async def test_only_clean_artifacts_reach_a_verifier_of_its_own(
     assert "outside" in out.detail and "pipe" in out.detail
 
 
+SWAPPED = {
+    "a whole too large, its parts not": "truncate -s 9G big; echo 42 > answer; mkdir sub; cd sub;"
+    " ln -s ../answer out",
+    "a link between parts": "echo 42 > answer; mkdir sub; cd sub; ln -s ../answer out",
+    "a link out of the parts": "echo 42 > /srv/a; ln -s /srv/a answer",
+    "a file for a folder": "echo 42 > answer; rm -rf /etc/skel; echo 1 > /etc/skel",
+    "a folder for a file": "echo 42 > answer; rm /etc/issue; mkdir -p /etc/issue/x",
+}
+
+
+@pytest.mark.timeout(120)
+@pytest.mark.parametrize("script", SWAPPED.values(), ids=SWAPPED)
+async def test_no_artifact_that_an_agent_can_make_ends_the_grading(
+    provider: str, tmp_path: Path, script: str
+) -> None:
+    sources = ["/app", "/app/answer", "/app/sub", "/etc/skel", "/etc/issue"]
+    toml = APART.replace('["/app/out", "/app/answer"]', json.dumps(sources))
+    test = "grep -qx 42 /app/answer && echo 1 > /logs/verifier/reward.txt\n"
+    files = {"task.toml": toml, "instruction.md": "x", "tests/test.sh": test}
+    root = written(tmp_path / "swapped", files)
+    policy = {"type": "scripted", "commands": (script,)}
+    (episode,) = await run(provider, policy, tmp_path / "run", "*", source=root)
+    assert episode.failure is None, episode.failure
+    assert episode.verdict.reward == 1.0, (episode.verdict, episode.artifacts)
+
+
 STEPS = (
     """
 [[steps]]
