@@ -86,12 +86,13 @@ def _rates(e: Evaluation, *, parts: tuple[str, ...]) -> Iterator[RenderableType]
 
 def _parts(heading: str, parts: dict[str, Evaluation]) -> Table:
     deepest = max(len(part.pass_at_k) for part in parts.values())
-    table = plain_table(heading, "pass@1", "95 % interval", f"pass@{deepest}", "tasks")
+    more = [f"pass@{deepest}"] if deepest > 1 else []
+    table = plain_table(heading, "pass@1", "95 % interval", *more, "tasks")
     for name, part in parts.items():
         rates = part.pass_at_k
         first = [percent(rates[0].value), interval(rates[0])] if rates else ["", "none counted"]
         last = percent(rates[-1].value) if rates and len(rates) == deepest else ""
-        table.add_row(Text(visible(name)), *first, last, counted_of(part))
+        table.add_row(Text(visible(name)), *first, *([last] if more else []), counted_of(part))
     return table
 
 
