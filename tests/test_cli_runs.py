@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sysconfig
@@ -185,3 +186,38 @@ def test_an_imported_run_is_not_resumed_and_says_so(tmp_path: Path) -> None:
     done = headrace("resume", back)
     assert (done.returncode, done.stdout) == (2, "")
     assert "was imported, not run" in done.stderr
+
+
+@pytest.mark.namespace
+def test_a_run_resumed_from_elsewhere_says_where_its_tasks_are_looked_for(tmp_path: Path) -> None:
+    pack = Path(__file__).parent.parent / "tasks" / "packs" / "first-steps"
+    shutil.copytree(pack / "lock-key-file", tmp_path / "begun" / "mine" / "one")
+    (tmp_path / "elsewhere").mkdir()
+    run = tmp_path / "run"
+    command = [HEADRACE, "eval", "--tasks", "mine", "--policy", "noop", "--out", run]
+    begun = [*command, "--set", "sandbox.provider=namespace"]
+    subprocess.run(begun, cwd=tmp_path / "begun", env=ENV, capture_output=True, check=True)
+
+    def resumed(*more: str | Path) -> "subprocess.CompletedProcess[str]":
+        return subprocess.run(
+            [HEADRACE, "resume", run, *more], cwd=tmp_path / "elsewhere", env=ENV,
+            capture_output=True, text=True,
+        )  # fmt: skip
+
+    lost = resumed()
+    assert (lost.returncode, lost.stdout) == (2, "")
+    assert "say where its tasks are with --set tasks.source=PATH" in lost.stderr
+    found = resumed("--set", f"tasks.source={tmp_path / 'begun' / 'mine'}")
+    assert found.returncode == 0, found.stderr
+
+
+@pytest.mark.namespace
+def test_a_narrow_terminal_costs_no_number(tmp_path: Path) -> None:
+    headrace(*evaluate(tmp_path / "r", "namespace", "oracle"))
+    done = subprocess.run(
+        [HEADRACE, "report", tmp_path / "r"], capture_output=True, text=True, timeout=50,
+        env={**ENV, "COLUMNS": "40"},
+    )  # fmt: skip
+    rates = [line for line in done.stdout.splitlines() if line.startswith("pass@1")]
+    assert all("100.0 %" in line and "\u2026" not in line for line in rates)
+    assert len(rates) == 2

@@ -106,7 +106,8 @@ def resume(
     from headrace.configs.places import Override
     from headrace.engine.evaluation_files import REPORT
     from headrace.engine.run_folder import RUN_FILE, read_manifest
-    from headrace.errors import RunFolderError
+    from headrace.errors import RunFolderError, TaskError
+    from headrace.tasks.catalog import locate
 
     given: list[str | Override] = list(settings or ())
     if attempts is not None:
@@ -116,8 +117,15 @@ def resume(
         raise RunFolderError(
             f"{folder} was imported, not run: it can be shown, reported and exported, not resumed"
         )
-    evaluated = (folder / REPORT).exists()
-    _run(load_stored(str(folder / RUN_FILE), stored, given), folder, evaluated=evaluated)
+    config = load_stored(str(folder / RUN_FILE), stored, given)
+    try:
+        locate(config.tasks.source)
+    except TaskError as e:
+        raise TaskError(
+            f"{e}. Relative paths of a run are read from the working directory: resume it from"
+            " where it was begun, or say where its tasks are with --set tasks.source=PATH"
+        ) from None
+    _run(config, folder, evaluated=(folder / REPORT).exists())
 
 
 def _new_folder() -> Path:

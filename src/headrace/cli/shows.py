@@ -19,6 +19,8 @@ Run = Annotated[Path, typer.Argument(metavar="RUN", help="A run folder.")]
 UNREADABLE = 2
 PIPE_WIDTH = 120
 """Columns where there is no terminal to ask: wide enough for text to be read."""
+NARROWEST = 80
+"""Columns in a narrower terminal too: it wraps lines, where a table would lose its numbers."""
 WIDEST = 4096
 """Columns that a table may take where there is no terminal to fit it into."""
 
@@ -94,6 +96,7 @@ def result_console() -> "Console":
     console = Console(highlight=False)
     if not console.is_terminal and "COLUMNS" not in os.environ:
         console = Console(highlight=False, width=PIPE_WIDTH)
+    console.width = max(console.width, NARROWEST)
     return console
 
 
