@@ -3,6 +3,7 @@
 Rule: `CONNECT host:port` and requests with an absolute `http://` address are understood, all else
 is answered with a status. A plain request goes on as the server expects it, for this one exchange:
 headers that are between client and proxy are taken out, and the connection ends with the answer.
+Its `Host` is the one of the address, whatever the client says: many names may live at one server.
 """
 
 from urllib.parse import urlsplit
@@ -10,7 +11,7 @@ from urllib.parse import urlsplit
 from headrace.types import Record
 
 MAX_HEAD_BYTES = 16 << 10
-_HOP = (b"proxy-", b"connection:", b"keep-alive:", b"te:", b"upgrade:")
+_HOP = (b"proxy-", b"connection:", b"keep-alive:", b"te:", b"upgrade:", b"host:", b" ", b"\t")
 _REASONS = {
     400: "Bad Request",
     403: "Forbidden",
@@ -52,9 +53,13 @@ def parse(head: bytes) -> Asked:
     url = urlsplit(target)
     path = (url.path or "/") + (f"?{url.query}" if url.query else "")
     kept = [
-        header for header in rest.split(b"\r\n") if header and not header.lower().startswith(_HOP)
+        header
+        for header in rest.replace(b"\r\n", b"\n").split(b"\n")
+        if header and not header.lower().startswith(_HOP)
     ]
-    lines = [f"{method} {path} HTTP/1.1".encode("latin-1"), *kept, b"Connection: close"]
+    named = url.netloc.rpartition("@")[2]
+    first = f"{method} {path} HTTP/1.1\r\nHost: {named}".encode("latin-1", "replace")
+    lines = [first, *kept, b"Connection: close"]
     return Asked(host=host, port=port, forward=b"\r\n".join([*lines, b"", b""]))
 
 

@@ -92,7 +92,17 @@ def test_a_tunnel_and_a_plain_request_are_understood() -> None:
     head = b"GET http://a.org:81/x?y=1 HTTP/1.1\r\nHost: a.org\r\nProxy-Connection: x\r\n\r\n"
     asked = parse(head)
     assert (asked.host, asked.port) == ("a.org", 81)
-    assert asked.forward == b"GET /x?y=1 HTTP/1.1\r\nHost: a.org\r\nConnection: close\r\n\r\n"
+    assert asked.forward == b"GET /x?y=1 HTTP/1.1\r\nHost: a.org:81\r\nConnection: close\r\n\r\n"
+
+
+def test_the_host_that_was_judged_is_the_one_that_is_asked() -> None:
+    for header in (b"Host: b.org", b"HOST:b.org", b"x: y\nHost: b.org", b" Host: b.org"):
+        head = b"GET http://me@a.org:81/ HTTP/1.1\r\n" + header + b"\r\nA: b\r\n\r\n"
+        forward = parse(head).forward
+        assert forward is not None
+        assert b"b.org" not in forward
+        assert forward.startswith(b"GET / HTTP/1.1\r\nHost: a.org:81\r\n")
+        assert b"A: b\r\n" in forward
 
 
 @pytest.mark.parametrize(
