@@ -137,6 +137,10 @@ def _service(
         out["healthcheck"] = check
     if env:
         out["environment"] = {**escaped(env), **(given.get("environment") or {})}
+    if not spec.network and given.get("sysctls"):
+        # With IPv6 on, this machine's own end of the bridge has an address: its services are there.
+        kept = {k: v for k, v in given["sysctls"].items() if not k.startswith("net.ipv6.")}
+        out["sysctls"] = kept
     _connect(name, out, given, spec, names)
     return out
 

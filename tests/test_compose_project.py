@@ -159,6 +159,13 @@ def test_the_default_network_is_no_way_round_the_tasks_network() -> None:
     assert made(document["services"])["services"]["main"]["network_mode"] == "none"
 
 
+def test_without_network_no_setting_opens_ipv6_to_this_machine() -> None:
+    sysctls = {"net.ipv6.conf.all.disable_ipv6": "0", "net.core.somaxconn": "64"}
+    given = {"main": {"sysctls": sysctls}, "db": {}}
+    assert made(given)["services"]["main"]["sysctls"] == {"net.core.somaxconn": "64"}
+    assert made(given, network=True)["services"]["main"]["sysctls"] == sysctls
+
+
 @pytest.mark.parametrize(
     ("text", "why"),
     [
