@@ -170,6 +170,7 @@ class Driver:
                 fault=None if fault is None else fault.value,
                 stop_reason=episode.stop_reason.value,
                 tries=episode.tries,
+                failure=episode.failure.message if episode.failure is not None else "",
             )
         )
 

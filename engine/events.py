@@ -63,6 +63,8 @@ class EpisodeFinished(Record, frozen=True, kw_only=True):
     fault: str | None
     stop_reason: str
     tries: int
+    failure: str = ""
+    """What failed, when the infrastructure did."""
 
 
 class Note(Record, frozen=True, kw_only=True):

@@ -3,6 +3,7 @@
 import io
 import re
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -15,6 +16,7 @@ from headrace.cli.progress import (
     duration,
     rate,
     render,
+    said,
     watching,
 )
 from headrace.cli.tally import WINDOW_S, Tally
@@ -68,6 +70,16 @@ def folded(*events: Event) -> Tally:
 
 def begun(id: str) -> EpisodeStarted:
     return EpisodeStarted(id=id, task=f"task-{id}", sample=0)
+
+
+def test_an_infrastructure_failure_says_beside_its_episode_what_failed() -> None:
+    lost = msgspec.structs.replace(
+        ended("a", None, "infrastructure"), failure="no solution:\n\x1b[31m" + "x " * 200
+    )
+    (line,) = said(lost, folded(started(1), lost))
+    assert line.plain.startswith("infra task-a #0  done  no solution: ")
+    assert line.plain.endswith(" ...")
+    assert "\x1b" not in line.plain and "\n" not in line.plain
 
 
 # --- the tally ------------------------------------------------------------------------------

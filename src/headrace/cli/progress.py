@@ -8,6 +8,7 @@ that stdout stays free for results.
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from textwrap import shorten
 
 from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderResult
 from rich.live import Live
@@ -27,6 +28,7 @@ from headrace.engine.events import (
     RunStarted,
     Stopping,
 )
+from headrace.engine.readable import visible
 
 Clock = Callable[[], float]
 
@@ -36,6 +38,8 @@ PREPARING_EVERY_S = 2.0
 LISTED_EPISODES = 60
 """Up to so many planned episodes each one gets its own line; beyond that they are counted."""
 LISTED_RETRIES = 5
+MESSAGE = 120
+"""Characters of a failure beside its episode; `show --episode` has all of it."""
 
 
 @contextmanager
@@ -185,6 +189,9 @@ def _outcome(event: EpisodeFinished) -> Text:
         line.append(f"  reward {event.reward:.2f}", style="default")
     if event.tries > 1:
         line.append(f"  try {event.tries}", style="default")
+    if word == "infra" and event.failure:
+        told = visible(shorten(event.failure, MESSAGE, placeholder=" ..."))
+        line.append(f"  {told}", style="default")
     return line
 
 

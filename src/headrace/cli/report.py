@@ -3,6 +3,7 @@
 Rule: pure; a line is left out when it would say nothing.
 """
 
+import shlex
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -42,7 +43,7 @@ def _lines(summary: Summary, out: Path, rates: bool) -> Iterator[str]:
         yield f"{summary.retries} further tries after infrastructure failures"
     if summary.owed:
         yield f"{count(summary.owed, 'episode')} owed: the same command again runs only those"
-    yield f"see: headrace show {out}"
+    yield f"see: headrace show {shlex.quote(str(out))}"
 
 
 def _rates(summary: Summary) -> Iterator[str]:

@@ -1,5 +1,6 @@
 """`headrace tasks list` and `headrace tasks check`: what a folder of tasks holds."""
 
+import shlex
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -70,7 +71,7 @@ def check_tasks(source: Source) -> None:
         f"{total} tasks: {len(catalog.problems)} cannot be read, {odd} with something to look at"
     )
     if not catalog.problems:
-        typer.echo(f"next: headrace eval --tasks {source} --policy oracle")
+        typer.echo(f"next: headrace eval --tasks {shlex.quote(source)} --policy oracle")
     _tell(catalog)
 
 
