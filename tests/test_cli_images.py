@@ -115,3 +115,12 @@ def test_tasks_that_can_all_not_be_read_are_not_taken_for_none(
     assert (done.returncode, done.stdout) == (2, "")
     assert "COPY source 'nowhere' is not in" in done.stderr
     assert "expected at least one task that can be read, found none" in done.stderr
+
+
+def test_a_plan_without_the_engine_says_what_it_could_not_look_up(tasks: Path) -> None:
+    done = subprocess.run(
+        [HEADRACE, "images", "plan", tasks, "--provider", "docker"],
+        capture_output=True, text=True, timeout=50, env={**ENV, "DOCKER_HOST": "unix:///nowhere"},
+    )  # fmt: skip
+    assert done.returncode == 0
+    assert "note: what is there already cannot be looked up: no Docker engine" in done.stderr

@@ -122,6 +122,7 @@ async def _plan(source: str, provider: str) -> "tuple[str, ImagePlan, Stock | No
     name, missing = await _name_of(provider)
     planned = await found_on(name, await in_thread(plan_images, tasks))
     if missing is not None:
+        typer.echo(f"note: what is there already cannot be looked up: {missing}", err=True)
         return name, planned, None
     return name, planned, await (docker_stock() if name == "docker" else namespace_stock())
 
