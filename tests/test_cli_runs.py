@@ -212,6 +212,16 @@ def test_a_run_resumed_from_elsewhere_says_where_its_tasks_are_looked_for(tmp_pa
 
 
 @pytest.mark.namespace
+def test_an_evaluation_that_was_stopped_is_resumed_to_its_report(tmp_path: Path) -> None:
+    run = tmp_path / "r"
+    headrace(*evaluate(run, "namespace", "noop"))
+    shutil.rmtree(run / "report")  # as one that was stopped never had it
+    done = headrace("resume", run, "--attempts", "2")
+    assert done.returncode == 0, done.stderr
+    assert f"report: {run}/report/index.html" in done.stdout
+
+
+@pytest.mark.namespace
 def test_a_narrow_terminal_costs_no_number(tmp_path: Path) -> None:
     headrace(*evaluate(tmp_path / "r", "namespace", "oracle"))
     done = subprocess.run(

@@ -100,11 +100,10 @@ def resume(
     """Go on with a run: what it still owes, or more attempts of each task.
 
     Tasks, policy and limits are those of the run. `--set` is for what may change: `engine.*`,
-    `store.*`, where a server is.
+    `store.*`, where tasks and a server are. It ends with the report, as `headrace eval` does.
     """
     from headrace.configs.load import load_stored
     from headrace.configs.places import Override
-    from headrace.engine.evaluation_files import REPORT
     from headrace.engine.run_folder import RUN_FILE, read_manifest
     from headrace.errors import RunFolderError, TaskError
     from headrace.tasks.catalog import locate
@@ -125,7 +124,7 @@ def resume(
             f"{e}. Relative paths of a run are read from the working directory: resume it from"
             " where it was begun, or say where its tasks are with --set tasks.source=PATH"
         ) from None
-    _run(config, folder, evaluated=(folder / REPORT).exists())
+    _run(config, folder, evaluated=True)
 
 
 def _new_folder() -> Path:
