@@ -27,6 +27,9 @@ NAMED = 8
 """So many tasks are named in a sentence; the others are counted there and listed in the JSON."""
 
 
+_FILTERS = ("include", "exclude", "limit")
+
+
 class Provenance(Record, frozen=True, kw_only=True):
     """What was run."""
 
@@ -38,6 +41,8 @@ class Provenance(Record, frozen=True, kw_only=True):
     tasks_source: str
     tasks: int
     """Tasks that were read from it."""
+    tasks_chosen: str = ""
+    """How they were chosen from it: `tasks.include`, `exclude` and `limit`; empty for all."""
     tasks_digest: str
     """sha256 over the names and digests of all of them: equal digests mean equal tasks."""
     policy: str
@@ -116,6 +121,7 @@ def provenance(manifest: RunManifest, last: summary.Summary | None) -> Provenanc
         headrace=manifest.headrace,
         tasks_source=str(_at(config, "tasks", "source", default="unknown")),
         tasks=len(manifest.tasks),
+        tasks_chosen=_chosen(config),
         tasks_digest=digest_of(manifest.tasks),
         policy=manifest.policy,
         policy_version=manifest.policy_version,
@@ -128,6 +134,16 @@ def provenance(manifest: RunManifest, last: summary.Summary | None) -> Provenanc
         config_digest=manifest.config_digest,
         versions=last.versions if last else {},
         wall_s=last.wall_s if last else None,
+    )
+
+
+def _chosen(config: Mapping[str, Any]) -> str:
+    """The filters over the source that a run was given."""
+    given = {name: _at(config, "tasks", name, default=None) for name in _FILTERS}
+    return "; ".join(
+        f"{name} {', '.join(map(str, value)) if isinstance(value, list | tuple) else value}"
+        for name, value in given.items()
+        if value
     )
 
 
@@ -161,6 +177,11 @@ def left_out(
 def notices(found: Report) -> list[str]:
     """What a reader must know before any number, as sentences; empty for a complete run."""
     out, left = [], found.left_out
+    if found.provenance.tasks_chosen:
+        out.append(
+            f"A choice of the tasks of {found.provenance.tasks_source}:"
+            f" {found.provenance.tasks_chosen}."
+        )
     if left.refused:
         out.append(
             f"{_count(len(left.refused), 'task')} left out before anything started:"

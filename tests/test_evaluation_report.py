@@ -109,6 +109,13 @@ def test_a_complete_run_has_nothing_to_say_first(tmp_path: Path) -> None:
     assert [e.value for e in found.evaluation.pass_at_k] == [0.5]
 
 
+def test_a_choice_of_the_tasks_is_told_at_the_top(tmp_path: Path) -> None:
+    both = [episode("org/a", 0, 1.0), episode("org/b", 0, 1.0)]
+    run = run_of(tmp_path, both, 'tasks.exclude=["*/hard", "odd"]', "tasks.limit=2")
+    told = "A choice of the tasks of first-steps: exclude */hard, odd; limit 2."
+    assert notices(report(run)) == [told]
+
+
 def test_refused_tasks_are_named_at_the_top_with_their_reasons(tmp_path: Path) -> None:
     refused = {"org/compose": "needs docker compose", "broken": "task.toml: line 3"}
     found = report(
