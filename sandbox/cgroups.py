@@ -6,8 +6,10 @@ that a sweep finds them again. Blocking, but only on the kernel's own files.
 """
 
 import os
+import signal
 import time
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -48,6 +50,55 @@ class Cgroups:
             remove(made)
             raise SandboxError(f"control group {group}: {e.strerror or e}") from e
         return tuple(made)
+
+
+class Processes:
+    """The process limit of one sandbox's group. The kernel's own files: never slow."""
+
+    def __init__(self, group: Path) -> None:
+        self._group = group
+        self._limit = self._read("pids.max")
+
+    @property
+    def limit(self) -> int | None:
+        return int(self._limit) if self._limit.isdigit() else None
+
+    def room(self) -> int:
+        """How many more can start."""
+        return int(self._read("pids.max")) - int(self._read("pids.current"))
+
+    def lend(self, more: int) -> None:
+        """`more` than there are now, or than the limit allows."""
+        now = max(int(self._read("pids.current")), int(self._limit))
+        (self._group / "pids.max").write_text(str(now + more))
+
+    def give_back(self) -> None:
+        (self._group / "pids.max").write_text(self._limit)
+
+    def kill_all_but(self, spared: Collection[int]) -> None:
+        """SIGKILL every process of the group; none can be started meanwhile, nor after."""
+        (self._group / "pids.max").write_text("0")
+        deadline = time.monotonic() + _REMOVE_S
+        while time.monotonic() < deadline:
+            pids = {int(pid) for pid in self._read("cgroup.procs").split()}.difference(spared)
+            if not pids:
+                return
+            for pid in pids:
+                with suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
+            time.sleep(0.005)
+
+    def _read(self, file: str) -> str:
+        return (self._group / file).read_text().strip()
+
+
+def processes_of(groups: Sequence[Path]) -> Processes | None:
+    """Of the groups of a sandbox, the one that limits processes; None without such a limit."""
+    for group in groups:
+        if (group / "pids.max").exists():
+            found = Processes(group)
+            return None if found.limit is None else found
+    return None
 
 
 def remove(groups: list[Path] | tuple[Path, ...]) -> None:

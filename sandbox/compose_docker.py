@@ -21,7 +21,7 @@ from typing import Any
 import msgspec
 
 from headrace.aio import in_thread
-from headrace.errors import ImageError, ProviderGone, SandboxError, TaskError
+from headrace.errors import ImageError, ProviderGone, SandboxError, SandboxFull, TaskError
 from headrace.sandbox import compose_networks
 from headrace.sandbox.base import Sandbox, SandboxSpec
 from headrace.sandbox.compose import CONTAINER, IMAGE, base_document, refusal, variables, wanted
@@ -465,6 +465,9 @@ class Sidecar(DockerSandbox):
     async def run(self, command: str, *, timeout_s: float) -> CommandResult:
         """Not for a sidecar: the agent has one shell."""
         raise SandboxError(f"{self.container} has no shell of the agent: use `exec`")
+
+    async def _clear(self) -> None:
+        raise SandboxFull(f"{self.container}: what runs in this service leaves us no process")
 
     async def _remove(self) -> None:
         self._close_pipes()

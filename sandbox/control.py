@@ -47,7 +47,7 @@ class Span:
 
 
 class NotBegun(SandboxError):
-    """The channel ended, or had no process to give, before the command began: it may be repeated."""
+    """The channel ended, or had no process to give, before the command began: repeat it."""
 
 
 def reserve(pids: int | None) -> int:
@@ -146,6 +146,8 @@ class Control:
         """Run `command` in a fresh process group; see `Sandbox.exec`."""
         script = _script(command, workdir, env or {})
         lines = script.count("\n")
+        if self._gone is not None:
+            raise NotBegun(self._gone)
         self._claim()
         try:
             keep = self._keep if max_output_bytes is None else max_output_bytes
@@ -365,6 +367,7 @@ class Control:
             if not are_numbers(fields, 2):
                 return
             self.pid = int(fields[2] or 0)
+            self._gone = None  # given up for not answering, it was started again since
             self._ready.set()
             return
         # Its `sh` was killed; another one waits for the word.

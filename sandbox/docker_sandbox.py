@@ -2,22 +2,24 @@
 
 Rule: the agent's shell is the container's own process, behind the stream attached before the start;
 our channels are `exec` sessions as root, opened at the first need, because each costs the engine
-as much as a third of a start. After that no command costs an engine call. Removing the container
-is the only way it ends, and it is finished even when the caller is cancelled.
+as much as a third of a start. After that no command costs an engine call, unless the agent's
+processes leave no room for ours: then some are lent for as long as the call takes, and where what
+runs takes those too, everything of the agent's is killed. Removing the container is the only way
+it ends, and it is finished even when the caller is cancelled.
 """
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager, suppress
-from typing import Any
+from typing import Any, TypeVar
 
 from aiodocker.exceptions import DockerError
 
 from headrace.aio import run_shielded
-from headrace.errors import ContractError, ProviderGone, SandboxError
+from headrace.errors import ContractError, ProviderGone, SandboxError, SandboxFull
 from headrace.sandbox.base import COLUMNS, IMAGE_USER, ROWS, Sandbox, SandboxSpec, Terminal
-from headrace.sandbox.control import Control, Span
+from headrace.sandbox.control import Control, NotBegun, Span, reserve
 from headrace.sandbox.docker_engine import EngineClient
 from headrace.sandbox.docker_stream import (
     EXEC_BODY,
@@ -47,8 +49,15 @@ EXEC_S = 60.0
 INSPECT_S = 30.0
 UPDATE_S = 60.0
 ANSWER_S = 2.0
+STATS_S = 30.0
 ROOM_PIDS = 4096
 """Lent to a container that has used up its processes, so that a channel into it can open."""
+SETTLE_S = 0.2
+"""After lending: what runs away has eaten it by then."""
+FULL_S = 10.0
+"""For a channel into a full container: one that only sleeps leaves it the time."""
+
+T = TypeVar("T")
 
 _IN_WORKDIR = 'cd -- "$1" 2>/dev/null || cd /\n'
 
@@ -132,11 +141,16 @@ class DockerSandbox:
         self._commands = 0
         self._ended = False
         self._closed = False
+        self._lending = self._restarting = False
         self._control = _Channel()
         self._killer = _Channel()
-        agent = self._pipe()
-        keep = spec.limits.max_output_bytes
-        self._shell = Shell(agent.write, killer=self._open_killer, max_output_bytes=keep)
+        self._pipes.append(Pipe())
+        self._shell = Shell(
+            lambda data: self._pipes[0].write(data),
+            killer=self._open_killer,
+            max_output_bytes=spec.limits.max_output_bytes,
+            rescue=self._rescue,
+        )
 
     # --- the provider's side ---
 
@@ -144,14 +158,7 @@ class DockerSandbox:
         """Create, attach, start, wait for the first answer. `aclose` is due even if it fails."""
         # Shielded: a create that is cancelled half way would appear after it has been removed.
         await run_shielded(self._create(body))
-        async with self._engine.call(f"attach to {self.container}", timeout_s=ATTACH_S):
-            stream = await open_stream(
-                self._engine.socket,
-                attach_path(self.container),
-                feed=self._shell.feed,
-                lost=self._shell_lost,
-            )
-        self._pipes[0].connect(stream)
+        await self._attach()
         await self._begin()
         async with self._attributed():
             await self._shell.start()
@@ -182,10 +189,8 @@ class DockerSandbox:
         user: str | None = None,
         max_output_bytes: int | None = None,
     ) -> CommandResult:
-        self._check()
-        async with self._attributed():
-            control = await self._open_control()
-            return await control.exec(
+        return await self._in_room(
+            lambda control: control.exec(
                 command,
                 timeout_s=timeout_s,
                 stdin=stdin,
@@ -194,16 +199,13 @@ class DockerSandbox:
                 user=self._image_user if user == IMAGE_USER else user,
                 max_output_bytes=max_output_bytes,
             )
+        )
 
     async def read(self, path: str, *, max_bytes: int = 64 << 20) -> bytes:
-        self._check()
-        async with self._attributed():
-            return await (await self._open_control()).read(path, max_bytes=max_bytes)
+        return await self._in_room(lambda control: control.read(path, max_bytes=max_bytes))
 
     async def write(self, path: str, data: bytes, *, mode: int = 0o644) -> None:
-        self._check()
-        async with self._attributed():
-            await (await self._open_control()).write(path, data, mode=mode)
+        await self._in_room(lambda control: control.write(path, data, mode=mode))
 
     async def terminal(self) -> Terminal:
         """See `Sandbox.terminal`."""
@@ -238,6 +240,17 @@ class DockerSandbox:
         async with self._engine.call(doing, timeout_s=CREATE_S) as docker:
             await docker.containers.create(body, name=self.container)
 
+    async def _attach(self) -> None:
+        """Connect the agent's shell to the first process of the container."""
+        async with self._engine.call(f"attach to {self.container}", timeout_s=ATTACH_S):
+            stream = await open_stream(
+                self._engine.socket,
+                attach_path(self.container),
+                feed=self._shell.feed,
+                lost=self._shell_lost,
+            )
+        self._pipes[0].connect(stream)
+
     async def _begin(self) -> None:
         async with self._engine.call(f"start {self.container}", timeout_s=START_S) as docker:
             await docker.containers.container(self.container).start()
@@ -266,6 +279,8 @@ class DockerSandbox:
             raise SandboxError(f"{self.container} is closed")
 
     def _shell_lost(self) -> None:
+        if self._restarting:
+            return
         self._ended = True
         self._shell.closed(f"{self.container} has ended")
         self._close_terminal(f"{self.container} has ended")
@@ -321,10 +336,98 @@ class DockerSandbox:
 
     async def _look(self, tty: str, token: str) -> State | None:
         self._commands += 1  # what was typed may have wrecked our channel
-        control = await self._open_control()
         script = probe_script(tty, token)
-        answer = await control.exec(script, timeout_s=PROBE_TIMEOUT_S, user=self._user, shell="sh")
+        try:
+            answer = await self._in_room(
+                lambda control: control.exec(
+                    script, timeout_s=PROBE_TIMEOUT_S, user=self._user, shell="sh"
+                ),
+                may_kill=False,
+            )
+        except SandboxFull:
+            return None  # what runs away leaves nobody the room to look
         return read_state(answer.stdout.decode(errors="replace"))
+
+    # --- room for our own processes ---
+
+    async def _in_room(
+        self, request: Callable[[Control], Awaitable[T]], *, may_kill: bool = True
+    ) -> T:
+        """`request`, once it has processes to start; nothing is done twice."""
+        self._check()
+        async with self._attributed():
+            try:
+                return await request(await self._open_control())
+            except (NotBegun, SandboxFull):
+                if self._ended:
+                    raise
+            self._commands += 1  # no channel is trusted now
+            async with self._lent():
+                await asyncio.sleep(SETTLE_S)
+                try:
+                    return await request(await self._open_control())
+                except (NotBegun, SandboxFull) as e:
+                    if self._ended:
+                        raise
+                    if not may_kill:
+                        raise SandboxFull(f"{self.container}: {e}") from e
+                await self._clear()
+                return await request(await self._open_control())
+
+    @asynccontextmanager
+    async def _lent(self) -> AsyncIterator[None]:
+        """More processes than the limit, for the length of the block."""
+        limit = self._spec.limits.pids
+        if limit is None or self._lending:
+            yield
+            return
+        self._lending = True
+        try:
+            await self._set_pids(limit + ROOM_PIDS)
+            yield
+        finally:
+            self._lending = False
+            await run_shielded(self._set_pids(limit))
+
+    async def _rescue(self) -> None:
+        if not await self._is_full():
+            raise SandboxError(f"{self.container} has processes left")
+        await self._clear()
+
+    async def _clear(self) -> None:
+        """Start the container again: that ends all that runs in it, and keeps its files.
+
+        No command from inside could: what runs away leaves it neither a process nor time.
+        """
+        log.warning("%s: what the agent left running takes every process: killed", self.container)
+        self._restarting = True
+        try:
+            self._close_terminal(f"{self.container} is started again")
+            for channel in (self._control, self._killer):
+                channel.close()
+            await run_shielded(self._restart())
+            self._pipes[0].close()
+            self._pipes[0] = Pipe()
+            self._shell.renewed()
+            await self._attach()
+        finally:
+            self._restarting = False
+
+    async def _restart(self) -> None:
+        async with self._engine.call(f"restart {self.container}", timeout_s=START_S) as docker:
+            await docker.containers.container(self.container).restart(t=0)
+
+    async def _is_full(self) -> bool:
+        """Whether the engine, asked, says that the container's processes are used up."""
+        limit = self._spec.limits.pids
+        if limit is None or self._ended:
+            return False
+        doing = f"look at {self.container}"
+        async with self._engine.call(doing, timeout_s=STATS_S) as docker:
+            url = f"http://docker/containers/{self.container}/stats?stream=false&one-shot=true"
+            async with docker.session.get(url) as answer:
+                current = (await answer.json()).get("pids_stats", {}).get("current", 0)
+        return int(current) > limit - reserve(limit)
 
     async def _open_control(self) -> Control:
         return await self._open_channel(self._control, killer=False)
@@ -351,11 +454,16 @@ class DockerSandbox:
             if self._ended or self._spec.limits.pids is None:
                 raise
         # A fork bomb leaves no process for the channel that is to end it: lend some.
-        await self._set_pids(self._spec.limits.pids + ROOM_PIDS)
-        try:
-            return await self._open_exec(killer=killer)
-        finally:
-            await run_shielded(self._set_pids(self._spec.limits.pids))
+        async with self._lent():
+            try:
+                async with asyncio.timeout(FULL_S if await self._is_full() else None):
+                    return await self._open_exec(killer=killer)
+            except ProviderGone:
+                raise
+            except (SandboxError, TimeoutError) as e:
+                if await self._is_full():
+                    raise SandboxFull(f"{self.container}: its processes keep ours out: {e}") from e
+                raise
 
     async def _set_pids(self, limit: int) -> None:
         doing = f"set the process limit of {self.container}"
@@ -371,6 +479,7 @@ class DockerSandbox:
             pipe.write,
             killer=None if killer else self._open_killer,
             max_output_bytes=self._spec.limits.max_output_bytes,
+            need=reserve(self._spec.limits.pids),
         )
         doing = f"open a channel into {self.container}"
         async with self._engine.call(doing, timeout_s=EXEC_S) as docker:

@@ -141,3 +141,13 @@ def children_of(pid: int) -> list[int]:
         ]
     except OSError:
         return []
+
+
+def number_inside(pid: int) -> int:
+    """What a process is called in its own namespace; 0 for one that is gone or a zombie."""
+    try:
+        lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    except OSError:
+        return 0
+    fields = dict(line.split(":", 1) for line in lines)
+    return 0 if fields["State"].split()[0] in "ZX" else int(fields["NSpid"].split()[-1])

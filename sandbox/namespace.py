@@ -151,7 +151,13 @@ class NamespaceProvider:
             try:
                 async with asyncio.timeout(START_TIMEOUT_S):
                     line = command(here.host, launch)
-                    await sandbox.start(line, _SPAWN_ENV, here.files, here.inherited)
+                    await sandbox.start(
+                        line,
+                        _SPAWN_ENV,
+                        here.files,
+                        here.inherited,
+                        cgroups.processes_of(claim.groups),
+                    )
             except TimeoutError:
                 raise SandboxError(f"no sandbox within {START_TIMEOUT_S:.0f} s") from None
             async with self._proxied(sandbox, spec):

@@ -6,16 +6,19 @@ gone; it is idempotent and finishes even when cancelled.
 """
 
 import asyncio
+import logging
 import os
 import signal
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
+from typing import TypeVar
 
-from headrace.aio import run_shielded
-from headrace.errors import ContractError, SandboxError
+from headrace.aio import in_thread, run_shielded
+from headrace.errors import ContractError, SandboxError, SandboxFull
 from headrace.sandbox.base import IMAGE_USER, Sandbox, Terminal
-from headrace.sandbox.control import Control
-from headrace.sandbox.leases import children_of
+from headrace.sandbox.cgroups import Processes
+from headrace.sandbox.control import Control, NotBegun, reserve
+from headrace.sandbox.leases import children_of, number_inside
 from headrace.sandbox.namespace_process import (
     Inlet,
     Leader,
@@ -30,8 +33,17 @@ from headrace.sandbox.shell import Shell
 from headrace.sandbox.terminal import Line, PtyTerminal, State
 from headrace.types import CommandResult
 
+log = logging.getLogger("headrace.sandbox.namespace")
+
 CLOSE_TIMEOUT_S = 20.0
+LENT_PIDS = 1024
+"""Given beyond its limit to a sandbox whose processes leave no room for ours."""
+SETTLE_S = 0.2
+"""After lending: what runs away has eaten it by then."""
 _SAID_BYTES = 2000
+
+
+T = TypeVar("T")
 
 
 class NamespaceSandbox:
@@ -51,6 +63,8 @@ class NamespaceSandbox:
         self._pty: PtyLine | None = None
         self._image_user = image_user
         self._leader: Leader | None = None
+        self._processes: Processes | None = None
+        self._need = 0
         self._inlets: list[Inlet] = []
         self._outlets: list[Outlet] = []
         self._said = b""
@@ -66,8 +80,11 @@ class NamespaceSandbox:
         env: Mapping[str, str],
         files: Mapping[int, str],
         closed: tuple[int, ...] = (),
+        processes: Processes | None = None,
     ) -> None:
         """Spawn the leader, `files` open on their numbers, and wait until its channels answer."""
+        self._processes = processes
+        self._need = reserve(None if processes is None else processes.limit)
         try:
             self._spawn(command, dict(env), files, closed)
             await self._control.started()
@@ -100,23 +117,25 @@ class NamespaceSandbox:
         max_output_bytes: int | None = None,
     ) -> CommandResult:
         """See `Sandbox.exec`."""
-        return await self._control.exec(
-            command,
-            timeout_s=timeout_s,
-            stdin=stdin,
-            workdir=workdir,
-            env=env,
-            user=self._image_user if user == IMAGE_USER else user,
-            max_output_bytes=max_output_bytes,
+        return await self._in_room(
+            lambda: self._control.exec(
+                command,
+                timeout_s=timeout_s,
+                stdin=stdin,
+                workdir=workdir,
+                env=env,
+                user=self._image_user if user == IMAGE_USER else user,
+                max_output_bytes=max_output_bytes,
+            )
         )
 
     async def read(self, path: str, *, max_bytes: int = 64 << 20) -> bytes:
         """See `Sandbox.read`."""
-        return await self._control.read(path, max_bytes=max_bytes)
+        return await self._in_room(lambda: self._control.read(path, max_bytes=max_bytes))
 
     async def write(self, path: str, data: bytes, *, mode: int = 0o644) -> None:
         """See `Sandbox.write`."""
-        await self._control.write(path, data, mode=mode)
+        await self._in_room(lambda: self._control.write(path, data, mode=mode))
 
     async def terminal(self) -> Terminal:
         """See `Sandbox.terminal`."""
@@ -139,6 +158,75 @@ class NamespaceSandbox:
     async def aclose(self) -> None:
         """See `Sandbox.aclose`."""
         await run_shielded(self._close())
+
+    # --- room for our own processes ---
+
+    async def _in_room(self, request: Callable[[], Awaitable[T]]) -> T:
+        """`request`, with processes free for it whatever the agent's do; nothing is done twice."""
+        processes = self._processes
+        if processes is None:
+            return await request()
+        if self._has_room(processes):
+            try:
+                return await request()
+            except NotBegun:  # what ran away was faster
+                if self._ended:
+                    raise
+        with suppress(OSError):  # it has ended: the channel says so
+            processes.lend(LENT_PIDS)
+        try:
+            await asyncio.sleep(SETTLE_S)
+            if self._has_room(processes):
+                with suppress(NotBegun):
+                    return await request()
+            await run_shielded(in_thread(self._clear))
+            return await request()
+        except NotBegun as e:
+            if self._ended:
+                raise
+            raise SandboxFull(str(e)) from e
+        finally:
+            with suppress(OSError):  # it has ended
+                processes.give_back()
+
+    @property
+    def _ended(self) -> bool:
+        return self._leader is None or self._leader.ended.is_set()
+
+    def _has_room(self, processes: Processes) -> bool:
+        try:
+            return processes.room() >= self._need
+        except (OSError, ValueError):
+            return True  # it has ended: the channel says so
+
+    async def _rescue(self) -> None:
+        processes = self._processes
+        if processes is None or self._has_room(processes):
+            raise SandboxError("the sandbox has processes left")
+        try:
+            await run_shielded(in_thread(self._clear))
+            await self._control.started()
+        finally:
+            with suppress(OSError):
+                processes.give_back()
+
+    def _clear(self) -> None:
+        """Kill all but the first process, which then starts the shell and our channels afresh.
+
+        Blocking for some milliseconds. The first process is stopped meanwhile: it could not fork.
+        """
+        processes, leader = self._processes, self._leader
+        first = children_of(leader.pid)[:1] if leader is not None else []
+        if processes is None or leader is None or not first:
+            return
+        log.warning("what an agent left running takes every process of its sandbox: killed")
+        with suppress(OSError):  # it has ended
+            os.kill(first[0], signal.SIGSTOP)
+            try:
+                processes.kill_all_but({leader.pid, first[0]})
+            finally:
+                processes.lend(LENT_PIDS)
+                os.kill(first[0], signal.SIGCONT)
 
     # --- inside ---
 
@@ -197,7 +285,11 @@ class NamespaceSandbox:
             return self._killer
 
         self._shell = Shell(
-            agent.write, killer=ready_killer, max_output_bytes=self._keep, program=None
+            agent.write,
+            killer=ready_killer,
+            max_output_bytes=self._keep,
+            program=None,
+            rescue=self._rescue,
         )
         self._control = Control(
             control.write,
@@ -223,12 +315,17 @@ class NamespaceSandbox:
         self._shell.feed(2, data)
 
     def _nudge(self) -> None:
-        """Let our own processes go on, whoever stopped them (`kill -STOP -1`)."""
-        if self._leader is not None:
-            for first in children_of(self._leader.pid):
-                for child in children_of(first):
-                    with suppress(ProcessLookupError):
-                        os.kill(child, signal.SIGCONT)
+        """Let our own processes go on, whoever stopped them (`kill -STOP -1`) or killed one."""
+        if self._leader is None:
+            return
+        ours = set()
+        for first in children_of(self._leader.pid):
+            for child in children_of(first):
+                with suppress(ProcessLookupError):
+                    os.kill(child, signal.SIGCONT)
+                ours.add(number_inside(child))
+        if not {self._control.pid, self._killer.pid} <= ours:
+            self._clear()  # the first process starts them anew when all of them are gone
 
     def _on_end(self) -> None:
         for inlet in self._inlets:

@@ -232,6 +232,14 @@ hr_body() { # TOKEN SHELL USER
   printf '\036hr%s begin\036' "$1" >&9
   hr_as "$3" $hr_setsid "$2" -c "$hr_text" >&8 2>&9 8>&- 9>&-
 }
+hr_room() { # NEED: whether that many processes can start, where a container can tell
+  for hr_d in /sys/fs/cgroup/pids /sys/fs/cgroup; do
+    read -r hr_now <"$hr_d/pids.current" && read -r hr_most <"$hr_d/pids.max" || continue
+    case $hr_most in *[!0-9]*) return 0 ;; esac
+    [ "$((hr_most - hr_now))" -ge "$1" ]
+    return
+  done
+}
 hr_exec() { # TOKEN STDIN_BYTES LINES SHELL USER, then LINES lines of script, then the bytes
   hr_text=; hr_n=$3
   while [ "$hr_n" -gt 0 ]; do

@@ -57,15 +57,19 @@ class Shell:
         killer: Callable[[], Awaitable[Control]],
         max_output_bytes: int = 1 << 20,
         program: str | None = AGENT_PROGRAM,
+        rescue: Callable[[], Awaitable[None]] | None = None,
     ) -> None:
         """`killer` gives the control channel that interrupts; it is first called at a deadline.
 
-        `program` is sent first, to the loader at the other end; None: it runs already.
+        `program` is sent first, to the loader at the other end; None: it runs already. `rescue`
+        kills all that runs inside when a command cannot be killed alone; the shell ends with it.
         """
         self.pid = 0
         """Process id of the shell inside the sandbox."""
         self._write = write
         self._killer = killer
+        self._program = program
+        self._rescue = rescue
         self._keep = max_output_bytes
         self._key = secrets.token_hex(10)
         self._streams = (
@@ -87,11 +91,25 @@ class Shell:
         self._last_pid = 0
         self._busy = False
         self._gone: str | None = None
-        if program is not None:
-            write(f"{program}#end\n".encode())
-        write(f"{self._key}\n".encode())
+        self._greet()
+
+    def _greet(self) -> None:
+        if self._program is not None:
+            self._write(f"{self._program}#end\n".encode())
+        self._write(f"{self._key}\n".encode())
 
     # --- the provider's side ---
+
+    def renewed(self) -> None:
+        """The other end was started again: its shell is gone, as if it had been killed."""
+        self._greet()
+        self._alive = False
+        self._lost = True
+        self._death_code = 137
+        for i, stream in enumerate(self._streams):
+            if self._outputs[i] is None:
+                self._outputs[i] = stream.take(self._keep)
+        self._latch.set()
 
     def feed(self, fd: int, data: bytes) -> None:
         """Bytes from stdout (1) or stderr (2)."""
@@ -197,8 +215,22 @@ class Shell:
             async with asyncio.timeout(START_TIMEOUT_S):
                 await self._interrupt_now(span)
         except (TimeoutError, SandboxError) as e:
+            if await self._rescued():
+                return
             self.closed(f"a command could not be killed: {str(e) or 'its channel does not answer'}")
             self._check()
+
+    async def _rescued(self) -> bool:
+        """Whether the command is dead after all, with everything else inside."""
+        if self._rescue is None or self._gone is not None:
+            return False
+        try:
+            async with asyncio.timeout(START_TIMEOUT_S):
+                await self._rescue()
+                await self._latch.wait()
+        except (TimeoutError, SandboxError):
+            return False
+        return True
 
     async def _interrupt_now(self, span: Span) -> None:
         killer = await self._killer()

@@ -9,6 +9,7 @@
     ├── InfrastructureError   becomes data on the episode: `reward = None` with this reason
     │   ├── ImageError          an image or root filesystem could not be built or found
     │   ├── SandboxError        a sandbox did not start, was lost, or broke its contract
+    │   │   ├── SandboxFull       what the agent left running keeps us out: a fault of the verdict
     │   │   └── ProviderGone      the engine behind every sandbox stopped answering: the run stops
     │   ├── PolicyError         a policy call failed for good
     │   │   └── ServerGone        the model server stopped answering; it may come back
@@ -65,6 +66,10 @@ class ImageError(InfrastructureError):
 
 class SandboxError(InfrastructureError):
     """A sandbox did not start, was lost, or broke its contract."""
+
+
+class SandboxFull(SandboxError):
+    """What the agent left running keeps every process of ours from starting. Its own doing."""
 
 
 class ProviderGone(SandboxError):
