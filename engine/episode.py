@@ -22,7 +22,7 @@ from headrace.aio import in_thread
 from headrace.engine import steps
 from headrace.engine.act import Bench, Clock, Ending, Log, act
 from headrace.engine.artifacts import Keeper, run_hooks
-from headrace.engine.health import Sleep, wait_healthy
+from headrace.engine.health import ALIVE_S, Sleep, is_wrecked, wait_healthy
 from headrace.engine.limits import of_step
 from headrace.engine.parts import Parts, Planned, Stages
 from headrace.engine.separate import verify_apart
@@ -40,8 +40,6 @@ from headrace.types import (
     Verdict,
     VerdictFault,
 )
-
-ALIVE_S = 60.0
 
 __all__ = ["Attempt", "Parts", "Planned", "Stages"]
 
@@ -193,7 +191,8 @@ class Attempt:
         except SandboxError as error:
             if error.final:
                 raise
-            await world.sandbox.exec("exit 0", timeout_s=ALIVE_S)  # raises when it is gone
+            if not await is_wrecked(world.sandbox):
+                await world.sandbox.exec("exit 0", timeout_s=ALIVE_S)  # raises when it is gone
             self._results.append(steps.not_begun(step, error))
             return False
         return True
@@ -222,7 +221,9 @@ class Attempt:
         try:
             world.enter(view.environment.network)
             return await self._grade(world, stack, self._graded(view, index), index)
-        except SandboxFull as e:
+        except SandboxError as e:
+            if e.final or not (isinstance(e, SandboxFull) or await is_wrecked(world.sandbox)):
+                raise
             reason = f"sandbox_unusable: {e}"
             return Verdict(reward=None, fault=VerdictFault.VERIFIER, reason=reason)
         finally:

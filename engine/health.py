@@ -14,12 +14,25 @@ from headrace.sandbox.base import IMAGE_USER, Sandbox
 from headrace.types import CommandResult, HealthCheck, Task
 
 SHOWN_CHARS = 500
+ALIVE_S = 60.0
 
 Sleep = Callable[[float], Awaitable[None]]
 
 
 class Unhealthy(SandboxError):
     """The sandbox did not become what the task says it must be before the agent begins."""
+
+
+async def is_wrecked(sandbox: Sandbox) -> bool:
+    """Whether the agent's shell still answers, and there is no `sh` any more for anybody else.
+
+    That is the agent's doing, and no failure around it.
+    """
+    try:
+        result = await sandbox.run("/bin/sh -c :", timeout_s=ALIVE_S)
+    except SandboxError:
+        return False
+    return result.exit_code in (126, 127)
 
 
 def decide(check: HealthCheck, elapsed_s: float, failures: int) -> float | None:

@@ -147,6 +147,20 @@ async def test_no_artifact_that_an_agent_can_make_ends_the_grading(
     assert episode.verdict.reward == 1.0, (episode.verdict, episode.artifacts)
 
 
+@pytest.mark.timeout(120)
+@pytest.mark.parametrize("apart", [False, True], ids=["shared", "apart"])
+async def test_an_agent_that_removes_everything_is_graded_at_the_first_try(
+    provider: str, tmp_path: Path, apart: bool
+) -> None:
+    files = {"task.toml": APART if apart else WORLD, "instruction.md": "x", "tests/test.sh": "true"}
+    root = written(tmp_path / "gone", files)
+    policy = {"type": "scripted", "commands": ("rm -rf --no-preserve-root /* 2> /dev/null",)}
+    (episode,) = await run(provider, policy, tmp_path / "run", "*", source=root)
+    assert episode.failure is None, episode.failure
+    assert (episode.tries, episode.verdict.reward) == (1, None)
+    assert str(episode.verdict.fault) == "verifier"
+
+
 STEPS = (
     """
 [[steps]]
