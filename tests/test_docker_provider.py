@@ -6,6 +6,7 @@ import os
 import signal
 import sys
 import textwrap
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -36,6 +37,11 @@ class Raw:
         async with self._session.get(f"http://docker/{path}") as answer:
             answer.raise_for_status()
             return await answer.json()
+
+    async def lines(self, path: str) -> list[Any]:
+        async with self._session.get(f"http://docker/{path}") as answer:
+            answer.raise_for_status()
+            return [json.loads(line) for line in (await answer.text()).splitlines()]
 
     async def post(self, path: str, body: Any = None) -> int:
         async with self._session.post(f"http://docker/{path}", json=body) as answer:
@@ -157,6 +163,31 @@ async def test_a_full_process_table_does_not_keep_a_deadline_waiting(
         assert await text(sandbox, "ls /proc | grep -c '^[0-9]'") != ""
         host = (await raw.get(f"containers/{sandbox.container}/json"))["HostConfig"]
         assert host["PidsLimit"] == 32
+
+
+async def test_commands_of_ours_cost_one_engine_call_unless_the_processes_are_used_up(
+    docker: DockerProvider, raw: Raw
+) -> None:
+    begun = time.time()
+    async with docker.open(spec("calls", limits=Limits(pids=64))) as sandbox:
+
+        async def calls() -> list[str]:
+            """What the engine did for this container."""
+            filters = json.dumps({"container": [sandbox.container]})
+            span = f"since={begun:.6f}&until={time.time():.6f}"
+            lines = await raw.lines(f"events?{span}&filters={filters}")
+            return [line["Action"].partition(":")[0] for line in lines]
+
+        for _ in range(5):
+            await sandbox.exec("sleep 0; echo ours", timeout_s=20, stdin=b"x")
+            await sandbox.write("/tmp/ours", b"ours")
+            await sandbox.read("/tmp/ours")
+        ordinary = await calls()
+        await sandbox.run("for i in $(seq 50); do sleep 1000 & done", timeout_s=10)
+        assert (await sandbox.exec("echo ours", timeout_s=20)).stdout == b"ours\n"
+        crowded = await calls()
+    assert (ordinary.count("exec_create"), ordinary.count("update")) == (1, 0)
+    assert crowded.count("update") == 2, "lent and taken back"
 
 
 # --- the end of a container ---
