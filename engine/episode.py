@@ -27,7 +27,14 @@ from headrace.engine.limits import of_step
 from headrace.engine.parts import Parts, Planned, Stages
 from headrace.engine.separate import verify_apart
 from headrace.engine.world import World, open_agents
-from headrace.errors import InfrastructureError, PolicyError, SandboxError, SandboxFull
+from headrace.errors import (
+    InfrastructureError,
+    PolicyError,
+    SandboxError,
+    SandboxFull,
+    StoreError,
+    boundary,
+)
 from headrace.tasks.phases import agent_policy, verifier_policy, views_of
 from headrace.types import (
     Collected,
@@ -253,7 +260,8 @@ class Attempt:
             return Keeper(self._parts.artifacts / self._planned.id, self._parts.large)
         if not apart:
             return None
-        folder = await in_thread(tempfile.mkdtemp, "", "headrace-")
+        with boundary(StoreError, "a folder for the artifacts of an episode"):
+            folder = await in_thread(tempfile.mkdtemp, "", "headrace-")
         stack.push_async_callback(in_thread, shutil.rmtree, folder, True)
         return Keeper(Path(folder), self._parts.large)
 
