@@ -133,7 +133,8 @@ def test_two_runs_of_one_task_are_compared(provider: str, tmp_path: Path) -> Non
     done = headrace("compare", tmp_path / "noop", tmp_path / "oracle")
     assert done.returncode == 0, done.stderr
     assert "pass@1 goes from 0.0 % (A) to 100.0 % (B)" in " ".join(done.stdout.split())
-    (row,) = [line.split() for line in done.stdout.splitlines() if "lock-key-file" in line]
+    lines = done.stdout.splitlines()
+    (row,) = [x.split() for x in lines if x.startswith("first-steps/lock-key-file")]
     shown = headrace("show", tmp_path / "oracle", "--episode", row[-1])
     assert "reward 1" in shown.stdout, row
 
