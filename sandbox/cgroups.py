@@ -58,6 +58,8 @@ class Processes:
     def __init__(self, group: Path) -> None:
         self._group = group
         self._limit = self._read("pids.max")
+        self._most = int(self._limit) if self._limit.isdigit() else 0
+        self._current = str(group / "pids.current")
 
     @property
     def limit(self) -> int | None:
@@ -65,14 +67,20 @@ class Processes:
 
     def room(self) -> int:
         """How many more can start."""
-        return int(self._read("pids.max")) - int(self._read("pids.current"))
+        fd = os.open(self._current, os.O_RDONLY | os.O_CLOEXEC)  # before every command: no more
+        try:
+            return self._most - int(os.read(fd, 32))
+        finally:
+            os.close(fd)
 
     def lend(self, more: int) -> None:
         """`more` than there are now, or than the limit allows."""
         now = max(int(self._read("pids.current")), int(self._limit))
-        (self._group / "pids.max").write_text(str(now + more))
+        self._most = now + more
+        (self._group / "pids.max").write_text(str(self._most))
 
     def give_back(self) -> None:
+        self._most = int(self._limit)
         (self._group / "pids.max").write_text(self._limit)
 
     def kill_all_but(self, spared: Collection[int]) -> None:
