@@ -172,8 +172,8 @@ class VerifierConfig(Section):
     """How what the agent left is graded."""
 
     compat: Literal["correct", "strict"] = "correct"
-    """Where an official harness misreads its own tests, `strict` follows it; a verdict that
-    differs between the two records both."""
+    """Where an official harness misreads its own tests, or leaves a step without a reward out of
+    a mean, `strict` follows it; a verdict that differs between the two records both."""
 
 
 class ImagesConfig(Section):

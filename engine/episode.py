@@ -174,7 +174,7 @@ class Attempt:
             self._results.append(result)
             if steps.too_low(step, verdict) is not None:
                 break
-        self._verdict = steps.sum_up(task, self._results)
+        self._verdict = steps.sum_up(task, self._results, strict=self._parts.strict)
 
     async def _begin(self, world: World, index: int) -> None:
         task = self._planned.task

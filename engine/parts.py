@@ -33,6 +33,8 @@ class Parts(msgspec.Struct, frozen=True, kw_only=True):
     provider: Provider
     policy: Policy
     verifier: Verifier
+    strict: bool = False
+    """Steps sum up as the official harness does (`verifier.compat`)."""
     artifacts: Path | None = None
     """Folder that gets a folder for each episode with artifacts; None: they are not kept."""
     large: asyncio.Semaphore = msgspec.field(

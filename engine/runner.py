@@ -185,6 +185,7 @@ class _Session:
                         provider=provider,
                         policy=policy,
                         verifier=verifiers.build(self._config.verifier),
+                        strict=self._config.verifier.compat == "strict",
                         artifacts=self._folder.path / "artifacts",
                     ),
                     _bounds(self._config),

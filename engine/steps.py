@@ -3,7 +3,7 @@
 Rule: Harbor's. One sandbox for all steps; before a step what the tests of the step before brought
 and left is removed, so that the agent cannot read it, and the agent's shell is a fresh one. A
 reward below a step's `min_reward` ends the task. The verdict is the mean, key by key, over the
-steps that were graded, a missing key counting 0, or the last step's own.
+steps that were begun, a missing key or reward counting 0, or the last step's own.
 
 It leaves running what earlier steps started, the tests included.
 """
@@ -11,11 +11,14 @@ It leaves running what earlier steps started, the tests included.
 from collections.abc import Sequence
 from pathlib import Path
 
+import msgspec
+
 from headrace.engine.act import Clock, put
 from headrace.engine.health import Sleep, Unhealthy, wait_healthy
 from headrace.errors import SandboxError
 from headrace.sandbox.base import IMAGE_USER, Sandbox
 from headrace.types import (
+    OtherReading,
     StepRecipe,
     StepResult,
     StopReason,
@@ -106,8 +109,23 @@ def too_low(step: StepRecipe, verdict: Verdict) -> str | None:
     return None
 
 
-def sum_up(task: Task, results: Sequence[StepResult]) -> Verdict:
-    """One verdict for the steps that were begun; at least one."""
+def sum_up(task: Task, results: Sequence[StepResult], *, strict: bool = False) -> Verdict:
+    """One verdict for the steps that were begun; at least one.
+
+    A step without a reward counts 0, for the agent may have broken its tests; Harbor (`strict`)
+    leaves it out of the mean. Where the two differ `other` has the second reading.
+    """
+    verdict, harbors = _sum(task, results, every=True), _sum(task, results, every=False)
+    if verdict.reward == harbors.reward:
+        return harbors if strict else verdict
+    why = "a step without a reward counts 0, or is left out of the mean"
+    taken, left = (harbors, verdict) if strict else (verdict, harbors)
+    other = OtherReading(compat="correct" if strict else "strict", reward=left.reward, reason=why)
+    return msgspec.structs.replace(taken, other=other)
+
+
+def _sum(task: Task, results: Sequence[StepResult], *, every: bool) -> Verdict:
+    """`every`: the steps without a reward are in the mean, with 0."""
     last = results[-1].verdict
     graded = [r.verdict for r in results if r.verdict.reward is not None]
     if task.reward_strategy == "final":
@@ -127,11 +145,13 @@ def sum_up(task: Task, results: Sequence[StepResult]) -> Verdict:
             log_tail=last.log_tail,
             duration_s=duration_s,
         )
-    rewards = Rewards(values=_mean([_values(v) for v in graded]))
+    mean = task.reward_strategy == "mean"
+    over = len(results) if mean and every else len(graded)
+    rewards = Rewards(values=_mean([_values(v) for v in graded], over))
     return Verdict(
         reward=rewards.reward,
         rewards=rewards.values,
-        reason=_left_out(results) if task.reward_strategy == "mean" else None,
+        reason=_without_reward(results, every=every) if mean else None,
         tests=tests,
         log_tail=last.log_tail,
         duration_s=duration_s,
@@ -143,12 +163,13 @@ def _values(verdict: Verdict) -> dict[str, float]:
     return verdict.rewards or {"reward": verdict.reward}
 
 
-def _mean(rewards: Sequence[dict[str, float]]) -> dict[str, float]:
+def _mean(rewards: Sequence[dict[str, float]], over: int) -> dict[str, float]:
     keys = dict.fromkeys(key for values in rewards for key in values)
-    return {key: sum(values.get(key, 0.0) for values in rewards) / len(rewards) for key in keys}
+    return {key: sum(values.get(key, 0.0) for values in rewards) / over for key in keys}
 
 
-def _left_out(results: Sequence[StepResult]) -> str | None:
-    """The steps that the mean leaves out, as Harbor's does."""
+def _without_reward(results: Sequence[StepResult], *, every: bool) -> str | None:
+    """The steps that have none, and what becomes of them in the mean."""
     without = [f"{r.name!r} ({r.verdict.reason})" for r in results if r.verdict.reward is None]
-    return f"not_in_the_mean: {', '.join(without)}" if without else None
+    word = "counted_0" if every else "not_in_the_mean"
+    return f"{word}: {', '.join(without)}" if without else None

@@ -93,7 +93,7 @@ def types_keys(policy: Policy, task: Task) -> bool:
     solved_by_keys = policy.name == "oracle" and any(
         view.solution is not None and view.solution.keystrokes for view in views_of(task)
     )
-    return bool(getattr(policy, "terminal", False)) or solved_by_keys
+    return policy.terminal or solved_by_keys
 
 
 async def _open(

@@ -74,6 +74,7 @@ class ActsLike:
 
     name = "test"
     version = "1"
+    terminal = False
 
     def __init__(self, act: Act) -> None:
         self._act = act

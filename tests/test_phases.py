@@ -181,6 +181,7 @@ class Watching:
     """A policy of one turn, and a verifier, that look at their sandboxes."""
 
     version = "1"
+    terminal = False
 
     def __init__(self, *commands: Command, name: str = "test", terminal: bool = False) -> None:
         self.name = name

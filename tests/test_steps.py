@@ -89,10 +89,28 @@ def test_the_mean_is_taken_key_by_key_and_a_missing_key_counts_nothing() -> None
     assert (verdict.reward, verdict.duration_s, verdict.reason) == (0.75, 2.0, None)
 
 
-def test_a_step_without_a_reward_is_left_out_of_the_mean_and_named() -> None:
-    verdict = sum_up(task(step("a"), step("b")), [result("a", {"reward": 1.0}), result("b", None)])
+def test_a_step_without_a_reward_counts_0_and_the_official_reading_is_kept_beside() -> None:
+    results = [result("a", {"reward": 1.0}), result("b", None)]
+    verdict = sum_up(task(step("a"), step("b")), results)
+    assert verdict.reward == 0.5
+    assert verdict.reason == "counted_0: 'b' (reward_missing: none)"
+    assert verdict.other is not None
+    assert (verdict.other.compat, verdict.other.reward) == ("strict", 1.0)
+
+
+def test_the_official_mean_leaves_out_a_step_without_a_reward() -> None:
+    results = [result("a", {"reward": 1.0}), result("b", None)]
+    verdict = sum_up(task(step("a"), step("b")), results, strict=True)
     assert verdict.reward == 1.0
     assert verdict.reason == "not_in_the_mean: 'b' (reward_missing: none)"
+    assert verdict.other is not None
+    assert (verdict.other.compat, verdict.other.reward) == ("correct", 0.5)
+
+
+def test_two_readings_that_agree_are_one() -> None:
+    results = [result("a", {"reward": 0.0}), result("b", None)]
+    for strict in (False, True):
+        assert sum_up(task(step("a"), step("b")), results, strict=strict).other is None
 
 
 def test_the_final_step_decides_alone_where_the_task_says_so() -> None:
@@ -331,7 +349,7 @@ async def test_a_step_below_its_least_reward_is_the_last() -> None:
 async def test_a_step_without_a_reward_is_the_last() -> None:
     episode = await Rig(task(step("a"), step("b"), step("c")), {"a": 1.0, "b": None}).drive()
     assert [s.name for s in episode.steps] == ["a", "b"]
-    assert episode.verdict.reward == 1.0
+    assert episode.verdict.reward == 0.5
 
 
 async def test_tests_are_gone_and_the_shell_is_fresh_before_the_next_agent() -> None:
@@ -405,7 +423,7 @@ async def test_a_later_step_that_cannot_begin_ends_the_task_with_what_was_graded
         ("a", StopReason.DONE),
         ("b", StopReason.SANDBOX_ERROR),
     ]
-    assert episode.verdict.reward == 1.0
+    assert episode.verdict.reward == 0.5
     assert episode.verdict.reason is not None
     assert "step_not_ready" in episode.verdict.reason
 

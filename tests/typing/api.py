@@ -34,6 +34,7 @@ class OneShot:
 class OneShotPolicy:
     name = "one-shot"
     version = "1"
+    terminal = False
 
     @asynccontextmanager
     async def session(self, task: Task, sample: int) -> AsyncIterator[Session]:
