@@ -243,6 +243,8 @@ class NamespaceSandbox:
 
     async def _close(self) -> None:
         self._closed = True
+        if self._terminal is not None:  # before its line hangs up: that reads as a shell's end
+            self._terminal.close("the sandbox is closed")
         leader = self._leader
         if leader is not None:
             leader.kill()
@@ -349,7 +351,7 @@ class NamespaceSandbox:
 
     def _release(self) -> None:
         if self._terminal is not None:
-            self._terminal.close("the sandbox is closed")
+            self._terminal.close("the sandbox has ended")
         for inlet in self._inlets:
             inlet.close()
         for outlet in self._outlets:
