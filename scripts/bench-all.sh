@@ -3,7 +3,7 @@
 set -euo pipefail
 python=${1:?usage: bench-all.sh PYTHON}
 cd "$(dirname "$0")/.."
-for bench in sandbox_shell episodes store tasks; do
+for bench in sandbox_shell episodes store tasks overhead; do
 	"$python" -m "bench.$bench" --json "bench/results/$bench.json"
 done
 # Compares with Harbor, which wants an environment of its own (scripts/install-harbor.sh).
