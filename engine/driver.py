@@ -6,6 +6,7 @@ It owns no resources; the runner hands it open ones.
 
 import asyncio
 import time
+from collections import Counter
 from collections.abc import Callable, Collection, Sequence
 from typing import Protocol
 
@@ -24,7 +25,7 @@ from headrace.engine.meters import Meters
 from headrace.engine.parts import Parts, Planned
 from headrace.engine.scheduler import ENDED, After, Bounds, Grant, Scheduler, Snapshot, Stage
 from headrace.engine.shutdown import Shutdown, Stop
-from headrace.errors import InfrastructureError
+from headrace.errors import InfrastructureError, SandboxEnded
 from headrace.types import Episode, Turn
 
 
@@ -64,6 +65,8 @@ class Driver:
         self._clock = clock
         self._scheduler = Scheduler(bounds)
         self._wake = asyncio.Event()
+        self._ended: Counter[str] = Counter()
+        """Tries whose sandbox ended by itself once the agent was at work."""
         self._gates: dict[str, asyncio.Event] = {}
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self._obeyed = Stop.NONE
@@ -143,12 +146,15 @@ class Driver:
             return True
         if error.final:
             return False
+        if isinstance(error, SandboxEnded) and attempt.stage != "prepare":
+            self._ended[id] += 1
         after = self._scheduler.failed(id, self._clock(), retry=error.retry)
         if after is After.RETRY:
             self._on_event(EpisodeRetried(id=id, error=f"{type(error).__name__}: {error}"))
         if after is not After.STORE:
             return False
-        attempt.failed(error)
+        tries = self._scheduler.tries(id)
+        attempt.failed(error, every_time=1 < tries == self._ended[id])
         return True
 
     async def _store(self, episode: Episode) -> None:

@@ -95,17 +95,24 @@ class Attempt:
             await self._do(world, stack, stages)
             stages.verified()
 
-    def failed(self, error: InfrastructureError) -> None:
-        """The infrastructure failed for good: no reward, and the reason as data."""
+    def failed(self, error: InfrastructureError, *, every_time: bool = False) -> None:
+        """Given up: no reward, and the reason as data.
+
+        `every_time`: no try came further, because its sandbox ended by itself. That is no accident
+        of the infrastructure any more, and counts as not solved.
+        """
         name = type(error).__name__
         self._failure = Failure(stage=self.stage, error=name, message=str(error))
         if self.stage != "verify":  # the agent's own end is kept if it had one
             gone = isinstance(error, PolicyError)
             reason = StopReason.POLICY_ERROR if gone else StopReason.SANDBOX_ERROR
             self._ending = Ending(reason, str(error))
-        self._verdict = Verdict(
-            reward=None, fault=VerdictFault.INFRASTRUCTURE, reason=f"{name}: {error}"
-        )
+        if every_time:
+            why = f"sandbox_lost: on every try: {error}"
+            self._verdict = Verdict(reward=None, fault=VerdictFault.VERIFIER, reason=why)
+        else:
+            why = f"{name}: {error}"
+            self._verdict = Verdict(reward=None, fault=VerdictFault.INFRASTRUCTURE, reason=why)
 
     def episode(self, *, tries: int, queue_s: float) -> Episode:
         """The record. Only after `run` has returned or `failed` was called."""

@@ -17,10 +17,16 @@ from typing import Any, TypeVar
 from aiodocker.exceptions import DockerError
 
 from headrace.aio import run_shielded
-from headrace.errors import ContractError, ProviderGone, SandboxError, SandboxFull
+from headrace.errors import (
+    ContractError,
+    ProviderGone,
+    SandboxEnded,
+    SandboxError,
+    SandboxFull,
+)
 from headrace.sandbox.base import COLUMNS, IMAGE_USER, ROWS, Sandbox, SandboxSpec, Terminal
 from headrace.sandbox.control import Control, NotBegun, Span, reserve
-from headrace.sandbox.docker_engine import EngineClient
+from headrace.sandbox.docker_engine import EngineClient, status_of
 from headrace.sandbox.docker_stream import (
     EXEC_BODY,
     TTY_BODY,
@@ -47,6 +53,7 @@ ATTACH_S = 60.0
 START_S = 180.0
 EXEC_S = 60.0
 INSPECT_S = 30.0
+GONE = 404
 UPDATE_S = 60.0
 ANSWER_S = 2.0
 STATS_S = 30.0
@@ -297,18 +304,23 @@ class DockerSandbox:
         except ProviderGone:
             raise
         except SandboxError as e:
-            if self._closed or not self._ended:
+            why = None if self._closed else await self._why_ended()
+            if why is None:
                 raise
-            why = await self._why_ended()
-            raise await self._engine.lost(f"{self.container}", why) from e
+            raise await self._engine.lost(self.container, why, SandboxEnded) from e
 
-    async def _why_ended(self) -> str:
+    async def _why_ended(self) -> str | None:
+        """None while it runs, as far as the engine says."""
         try:
             doing = f"inspect {self.container}"
             async with self._engine.call(doing, timeout_s=INSPECT_S) as docker:
                 state = (await docker.containers.container(self.container).show())["State"]
-        except SandboxError:
+        except SandboxError as e:
+            if not self._ended and status_of(e) != GONE:
+                return None
             return "ended by itself: its first process was killed, or it ran out of memory"
+        if state.get("Running") and not self._ended:
+            return None
         if state.get("OOMKilled"):
             return f"out of memory: more than {self._spec.limits.memory_mb} MB"
         return f"ended by itself with exit code {state.get('ExitCode')}"
@@ -387,7 +399,8 @@ class DockerSandbox:
             yield
         finally:
             self._lending = False
-            await run_shielded(self._set_pids(limit))
+            with suppress(SandboxError):  # it has ended, and whoever asks next hears of it
+                await run_shielded(self._set_pids(limit))
 
     async def _rescue(self) -> None:
         if not await self._is_full():

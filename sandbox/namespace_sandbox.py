@@ -9,12 +9,12 @@ import asyncio
 import logging
 import os
 import signal
-from collections.abc import Awaitable, Callable, Mapping
-from contextlib import suppress
+from collections.abc import Awaitable, Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from typing import TypeVar
 
 from headrace.aio import in_thread, run_shielded
-from headrace.errors import ContractError, SandboxError, SandboxFull
+from headrace.errors import ContractError, SandboxEnded, SandboxError, SandboxFull
 from headrace.sandbox.base import IMAGE_USER, Sandbox, Terminal
 from headrace.sandbox.cgroups import Processes
 from headrace.sandbox.control import Control, NotBegun, reserve
@@ -103,7 +103,8 @@ class NamespaceSandbox:
 
     async def run(self, command: str, *, timeout_s: float) -> CommandResult:
         """See `Sandbox.run`."""
-        return await self._shell.run(command, timeout_s=timeout_s)
+        with self._attributed():
+            return await self._shell.run(command, timeout_s=timeout_s)
 
     async def exec(
         self,
@@ -161,8 +162,22 @@ class NamespaceSandbox:
 
     # --- room for our own processes ---
 
+    @contextmanager
+    def _attributed(self) -> Iterator[None]:
+        """Says whether the sandbox or only one channel was lost."""
+        try:
+            yield
+        except SandboxError as e:
+            if self._closed or not (self._started and self._ended):
+                raise
+            raise SandboxEnded(str(e)) from e
+
     async def _in_room(self, request: Callable[[], Awaitable[T]]) -> T:
         """`request`, with processes free for it whatever the agent's do; nothing is done twice."""
+        with self._attributed():
+            return await self._with_room(request)
+
+    async def _with_room(self, request: Callable[[], Awaitable[T]]) -> T:
         processes = self._processes
         if processes is None:
             return await request()

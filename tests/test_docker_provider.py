@@ -15,7 +15,7 @@ from typing import Any
 import aiohttp
 import pytest
 
-from headrace.errors import ImageError, ProviderGone, SandboxError
+from headrace.errors import ImageError, ProviderGone, SandboxEnded, SandboxError
 from headrace.sandbox.base import Limits, SandboxSpec
 from headrace.sandbox.docker import DockerProvider, available, socket_path
 from headrace.types import EnvironmentRecipe
@@ -260,7 +260,7 @@ async def test_a_container_removed_by_others_is_a_sandbox_error_not_the_engines_
 ) -> None:
     async with docker.open(spec("stolen")) as sandbox:
         await raw.delete(f"containers/{sandbox.container}?force=1")
-        with pytest.raises(SandboxError, match="ended by itself") as caught:
+        with pytest.raises(SandboxEnded, match="ended by itself") as caught:
             await sandbox.run("true", timeout_s=10)
         assert not isinstance(caught.value, ProviderGone)
 

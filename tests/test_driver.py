@@ -16,7 +16,14 @@ from headrace.engine.meters import Meters
 from headrace.engine.parts import Parts, Planned
 from headrace.engine.scheduler import Bounds, Snapshot, Stage
 from headrace.engine.shutdown import Shutdown, Stop
-from headrace.errors import ImageError, PolicyError, SandboxError, ServerGone, StoreError
+from headrace.errors import (
+    ImageError,
+    PolicyError,
+    SandboxEnded,
+    SandboxError,
+    ServerGone,
+    StoreError,
+)
 from headrace.policies.base import Budget, Policy, Session
 from headrace.policies.base import Stop as PolicyStop
 from headrace.policies.listed import ListedSession
@@ -203,6 +210,36 @@ async def test_a_sandbox_that_does_not_start_is_tried_again(tmp_path: Path) -> N
     assert [e.error for e in rig.events if isinstance(e, EpisodeRetried)] == [
         "SandboxError: no room"
     ]
+
+
+async def test_a_sandbox_that_ends_by_itself_on_every_try_is_not_left_out_of_the_rates(
+    tmp_path: Path,
+) -> None:
+    ended = SandboxEnded("out of memory: more than 512 MB")
+    rig = Rig(tmp_path, provider=FakeProvider({"one": ended, "two": ended}))
+    await rig.drive()
+    verdict = rig.only.verdict
+    assert (rig.only.tries, verdict.reward, verdict.fault) == (2, None, VerdictFault.VERIFIER)
+    assert verdict.reason == "sandbox_lost: on every try: out of memory: more than 512 MB"
+    assert rig.only.stop_reason is StopReason.SANDBOX_ERROR
+
+
+@pytest.mark.parametrize("first", [SandboxError("the engine lost it"), SandboxEnded("one kill")])
+async def test_a_sandbox_that_is_lost_once_is_an_accident(
+    tmp_path: Path, first: SandboxError
+) -> None:
+    answers = iter([first, b"", b""])
+    provider = FakeProvider(lambda command: next(answers), exec_script=passing_tests, files=PASSING)
+    rig = Rig(tmp_path, provider=provider)
+    await rig.drive()
+    assert (rig.only.tries, rig.only.verdict.passed) == (2, True)
+
+
+async def test_with_one_try_only_a_lost_sandbox_stays_an_accident(tmp_path: Path) -> None:
+    bounds = Bounds(live=8, preparing=8, verifying=8, tries=1)
+    rig = Rig(tmp_path, provider=FakeProvider({"one": SandboxEnded("killed")}), bounds=bounds)
+    await rig.drive()
+    assert rig.only.verdict.fault is VerdictFault.INFRASTRUCTURE
 
 
 async def test_when_tries_are_spent_the_failure_is_stored_without_a_reward(tmp_path: Path) -> None:

@@ -202,7 +202,9 @@ async def test_a_steps_agent_finds_a_fresh_shell_and_no_tests(
     ]
     assert episode.steps[2].verdict.reason is not None
     assert "test -e /app/ready" in episode.steps[2].verdict.reason
-    assert episode.verdict.reward == 1.0, "the mean of those that were graded, as Harbor's"
+    assert episode.verdict.reward == pytest.approx(2 / 3), "the step that could not begin counts 0"
+    assert episode.verdict.other is not None
+    assert episode.verdict.other.reward == 1.0, "Harbor leaves it out"
     printed = [turn.results[0].stdout.decode() for turn in episode.turns]
     assert printed == ["seen: /app\n", "", "seen: /app\n", "set up\n/app\n"]
 

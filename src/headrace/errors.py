@@ -9,6 +9,7 @@
     ├── InfrastructureError   becomes data on the episode: `reward = None` with this reason
     │   ├── ImageError          an image or root filesystem could not be built or found
     │   ├── SandboxError        a sandbox did not start, was lost, or broke its contract
+    │   │   ├── SandboxEnded      ended by itself: once is tried again, every time is the agent's
     │   │   ├── SandboxFull       what the agent left running keeps us out: a fault of the verdict
     │   │   └── ProviderGone      the engine behind every sandbox stopped answering: the run stops
     │   ├── PolicyError         a policy call failed for good
@@ -70,6 +71,13 @@ class SandboxError(InfrastructureError):
 
 class SandboxFull(SandboxError):
     """What the agent left running keeps every process of ours from starting. Its own doing."""
+
+
+class SandboxEnded(SandboxError):
+    """A started sandbox ended by itself while the engine is well: memory, or what ran inside.
+
+    One that ends so on every try is the agent's doing (see `engine/driver.py`).
+    """
 
 
 class ProviderGone(SandboxError):
