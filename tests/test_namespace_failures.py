@@ -1,13 +1,15 @@
 """What the namespace provider does when the host or an image is against it."""
 
+import asyncio
 import os
+import signal
 from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
 
 from headrace.aio import in_thread
-from headrace.errors import ImageError, SandboxError
+from headrace.errors import ImageError, SandboxEnded, SandboxError
 from headrace.sandbox.base import Limits, SandboxSpec
 from headrace.sandbox.namespace import NamespaceProvider
 from headrace.sandbox.rootfs import BASE_IMAGE, ensure_base
@@ -72,3 +74,17 @@ async def test_a_cache_that_cannot_be_written_is_an_image_error(
     dockerfile.write_text(f"FROM {BASE_IMAGE}\nRUN true\n")
     with pytest.raises(ImageError, match=r"image of .*Dockerfile: .*layers"):
         await provider.prepare(EnvironmentRecipe(dockerfile=str(dockerfile)))
+
+
+async def test_a_sandbox_that_ended_by_itself_says_so_on_every_channel(
+    provider: NamespaceProvider,
+) -> None:
+    async with provider.open(SandboxSpec(image=BASE_IMAGE, episode="ends")) as sandbox:
+        assert sandbox.leader is not None
+        os.kill(sandbox.leader.pid, signal.SIGKILL)
+        async with asyncio.timeout(20):
+            await sandbox.leader.ended.wait()
+        with pytest.raises(SandboxEnded, match="SIGKILL"):
+            await sandbox.run("true", timeout_s=5)
+        with pytest.raises(SandboxEnded, match="SIGKILL"):
+            await sandbox.exec("true", timeout_s=5)
