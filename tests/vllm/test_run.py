@@ -33,13 +33,13 @@ def descendants(pid: int) -> list[int]:
     return found
 
 
-def server_pid() -> int:
-    """The model server that this process started."""
-    for pid in descendants(os.getpid()):
+def server_pid(among: set[int]) -> int:
+    """The model server that this run started."""
+    for pid in among:
         command = Path(f"/proc/{pid}/cmdline").read_bytes()
         if b"server_main.py" in command and b"server_keeper.py" not in command:
             return pid
-    raise AssertionError("no model server is running below this process")
+    raise AssertionError("no model server is running below this run")
 
 
 def alive(pids: set[int]) -> list[int]:
@@ -67,6 +67,7 @@ async def test_a_server_killed_in_mid_run_costs_tries_and_no_episode(
         limits=LimitsConfig(max_turns=3, command_timeout_s=5.0),
         engine=EngineConfig(live=4),
     )
+    others = set(descendants(os.getpid()))  # the other tests' server
     events: list[Event] = []
     killed: list[int] = []
     started: set[int] = set()
@@ -74,8 +75,8 @@ async def test_a_server_killed_in_mid_run_costs_tries_and_no_episode(
     def watch(event: Event) -> None:
         events.append(event)
         if isinstance(event, TurnFinished) and not killed:
-            killed.append(server_pid())
-            started.update(descendants(os.getpid()))
+            started.update(set(descendants(os.getpid())) - others)
+            killed.append(server_pid(started))
             os.kill(killed[0], signal.SIGKILL)
 
     summary = await runner.run(config, tmp_path / "run", on_event=watch)
