@@ -50,15 +50,17 @@ def long_request(model: str) -> Request:
     )
 
 
-async def until(condition: Callable[[], Any], *, within_s: float = 30.0) -> None:
-    """Await a condition of the world outside, which no event tells of."""
-    async with asyncio.timeout(within_s):
-        while not await condition():  # noqa: ASYNC110
-            await asyncio.sleep(0.05)
-
-
-async def running(client: CompletionClient, wanted: int) -> bool:
-    return (await client.metrics())["vllm:num_requests_running"] == wanted
+async def until_running(client: CompletionClient, wanted: int, *, within_s: float = 60.0) -> None:
+    """Wait until the server works on so many requests; no event tells of it."""
+    found: dict[str, float] = {}
+    try:
+        async with asyncio.timeout(within_s):
+            while found.get("vllm:num_requests_running") != wanted:
+                await asyncio.sleep(0.05)
+                found = await client.metrics()
+    except TimeoutError:
+        seen = {k: v for k, v in found.items() if k.startswith("vllm:num_requests")}
+        raise AssertionError(f"expected {wanted} running requests, found {seen}") from None
 
 
 def session_members(session: int) -> list[int]:
@@ -261,10 +263,10 @@ def test_cancelling_a_call_aborts_it_on_the_server(host: Any) -> None:
         async with CompletionClient(host.base_url) as client, asyncio.TaskGroup() as group:
             (model,) = await client.models()
             call = group.create_task(client.complete(long_request(model.id)))
-            await until(lambda: running(client, 1))
+            await until_running(client, 1)
             before = await client.metrics()
             call.cancel()
-            await until(lambda: running(client, 0), within_s=5)
+            await until_running(client, 0, within_s=5)
             after = await client.metrics()
             sampled = after["vllm:generation_tokens_total"] - before["vllm:generation_tokens_total"]
             assert sampled < 1000  # it was not left to run to its end
@@ -496,9 +498,10 @@ async def call_until_running(host: Any, group: asyncio.TaskGroup) -> asyncio.Tas
     """A call by the policy that the server works on."""
     policy = host.policy
     request = long_request("smollm2-135m-v1")
-    call = group.create_task(policy.sample(request, "s"))
     async with CompletionClient(host.base_url) as client:
-        await until(lambda: running(client, 1))
+        await until_running(client, 0)
+        call = group.create_task(policy.sample(request, "s"))
+        await until_running(client, 1)
     return call
 
 
@@ -538,4 +541,4 @@ def test_a_server_that_dies_too_often_stays_gone(host: Any, a_task: MakeTask) ->
         assert str(host.log_path) in str(gone.value)
         assert server.restarts == 1
 
-    host.run(kill_again())
+    host.run(kill_again(), timeout_s=250)
