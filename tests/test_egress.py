@@ -1,6 +1,7 @@
 """What a policy lets through, and the proxy that enforces it in real sandboxes."""
 
 import asyncio
+import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -13,7 +14,7 @@ from headrace.errors import SandboxError
 from headrace.sandbox.base import Egress, Limits, Provider, Sandbox, SandboxSpec
 from headrace.sandbox.docker import DockerProvider
 from headrace.sandbox.egress import Rule
-from headrace.sandbox.egress_proxy import lacks, listen_in
+from headrace.sandbox.egress_proxy import lacks, listen_in, serving
 from headrace.sandbox.egress_request import Asked, Refused, parse
 from headrace.sandbox.namespace import NamespaceProvider
 from headrace.types import (
@@ -60,6 +61,9 @@ def listed(*hosts: str) -> Rule:
         (("example.com", "10.0.0.0/8"), "example.com", "10.1.2.3", True),
         (("127.0.0.1",), "127.0.0.1", "127.0.0.1", True),
         (("127.0.0.1",), "::ffff:127.0.0.1", "::ffff:127.0.0.1", True),
+        (("fe80::/10",), "fe80::1%eth0", "fe80::1%eth0", True),
+        # A name that begins as an address does is a name: it may lead anywhere.
+        (("8.8.8.8",), "8.8.8.8%.example.com", "8.8.8.8%.example.com", False),
     ],
 )
 def test_a_host_is_let_through_by_name_and_address(
@@ -252,6 +256,48 @@ async def test_a_broken_client_does_not_end_the_proxy(provider: str, root: None)
 async def test_no_proxy_for_a_process_that_is_not_there() -> None:
     with pytest.raises(SandboxError, match="process 4194305"):
         listen_in(4194305)
+
+
+@asynccontextmanager
+async def tunnel(server: asyncio.Server, idle_s: float) -> AsyncIterator[asyncio.StreamReader]:
+    """What comes through a proxy from a server on this machine's loopback."""
+    port = server.sockets[0].getsockname()[1]
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        listening.setblocking(False)
+        async with serving(Egress(LOOPBACK), [listening], idle_s=idle_s):
+            reader, writer = await asyncio.open_connection(*listening.getsockname())
+            writer.write(f"CONNECT 127.0.0.1:{port} HTTP/1.1\r\n\r\n".encode())
+            await reader.readuntil(b"\r\n\r\n")
+            yield reader
+            writer.close()
+
+
+@pytest.mark.timeout(60)
+async def test_a_download_that_lasts_longer_than_silence_may_is_not_cut() -> None:
+    async def drip(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        for _ in range(12):
+            writer.write(b"x")
+            await asyncio.sleep(0.25)
+        writer.close()
+
+    async with await asyncio.start_server(drip, "127.0.0.1", 0) as server:
+        async with tunnel(server, idle_s=1.5) as reader:
+            assert await reader.read(-1) == 12 * b"x"
+
+
+@pytest.mark.timeout(60)
+async def test_a_connection_over_which_nothing_goes_is_cut() -> None:
+    ended = asyncio.Event()
+
+    async def silent(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.read()
+        ended.set()
+        writer.close()
+
+    async with await asyncio.start_server(silent, "127.0.0.1", 0) as server:
+        async with tunnel(server, idle_s=0.2) as reader:
+            assert await reader.read() == b""
+        await ended.wait()
 
 
 # --- what is refused ---
