@@ -213,7 +213,7 @@ def _around(path: Path, rewards: Mapping[str, float]) -> Around:
             if name in rewards:
                 value = rewards[name]
                 verdict = Verdict(reward=min(1.0, max(0.0, value)), rewards={"reward": value})
-                return msgspec.structs.replace(around, verdict=verdict)
+                return msgspec.structs.replace(around, given=verdict)
     return around
 
 
