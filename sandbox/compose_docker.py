@@ -330,21 +330,9 @@ class ComposeSandbox(DockerSandbox):
         return self._sidecars[name]
 
     async def pids(self) -> list[int]:
-        """Of every container with a network of its own that runs; the agent's is the first."""
+        """The first process of every container that runs."""
         states = await self._states()
-        assert self._spec.compose is not None
-        main = self._spec.compose.service
-        order = [main, *(name for name in states if name != main)]
-        services = self._document["services"]
-        return [
-            int(states[name]["Pid"])
-            for name in order
-            if name == main
-            or (
-                states[name].get("Running")
-                and not services[name].get("network_mode", "").startswith("service:")
-            )
-        ]
+        return [int(state["Pid"]) for state in states.values() if state.get("Running")]
 
     # --- in place of a single container's ---
 

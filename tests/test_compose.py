@@ -266,6 +266,18 @@ async def test_every_service_reaches_what_the_policy_names(
         assert b"not on the list" in (await store.exec(ask, timeout_s=30)).stdout
 
 
+@pytest.mark.skipif(lacks() is not None, reason=str(lacks()))
+async def test_services_in_one_network_have_one_proxy(
+    docker: DockerProvider, tmp_path: Path
+) -> None:
+    text = TWO.replace("main: {", 'main: {network_mode: "service:store", ')
+    spec = await ready(docker, recipe(tmp_path, text, image=BASE), egress=Egress(NetworkPolicy()))
+    async with docker.open(spec) as sandbox:
+        ask = "curl -s --noproxy '' http://127.0.0.1:1/"
+        assert "not on the list" in await out(sandbox, ask)
+        assert b"not on the list" in (await sandbox.service("store").exec(ask, timeout_s=30)).stdout
+
+
 async def test_a_sidecar_that_fails_is_named_with_its_log(
     docker: DockerProvider, engine: Engine, tmp_path: Path
 ) -> None:
