@@ -235,6 +235,22 @@ async def test_each_broken_file_is_named_and_the_others_are_imported(tmp_path: P
     assert len({e.id for e in kept}) == 2
 
 
+async def test_what_is_no_regular_file_is_named_and_not_waited_for(tmp_path: Path) -> None:
+    agent = tmp_path / "job" / "t__aaaaaaa" / "agent"
+    agent.mkdir(parents=True)
+    (agent / "trajectory.json").write_text(json.dumps(foreign()))
+    os.mkfifo(agent.parent / "result.json")
+    endless = tmp_path / "job" / "t__bbbbbbb" / "agent"
+    endless.mkdir(parents=True)
+    os.mkfifo(endless / "trajectory.json")
+    rewards = tmp_path / "rewards.json"
+    rewards.write_text('{"s": 1}')
+    done = await import_run(tmp_path / "job", tmp_path / "run", rewards)
+    assert done.episodes == 1
+    assert [e.verdict.reward for e in latest_episodes(tmp_path / "run")] == [1.0]
+    assert [line.endswith("found no regular file") for line in done.left_out] == [True]
+
+
 async def test_nothing_to_import_is_a_message(tmp_path: Path) -> None:
     with pytest.raises(TrajectoryError, match="found nothing"):
         await import_run(tmp_path / "missing", tmp_path / "run")
