@@ -43,7 +43,7 @@ def scan(compose: ComposeFile) -> str:
         implied = ((".env of the folder", ".env"),)  # read without being named
         for key, name in (*implied, *files_named(document)):
             found = os.path.join(folder, name)
-            if "$" in name or "://" in name or not inside(found, allowed):
+            if _is_elsewhere(name) or "://" in name or not inside(found, allowed):
                 raise TaskError(
                     f"{path}: {key} names {name}, expected a plain path in the task's folder"
                 )
@@ -51,12 +51,17 @@ def scan(compose: ComposeFile) -> str:
                 todo.append((found, os.path.dirname(found)))
         for paths, name in includes(document):
             where = os.path.join(folder, name)
-            if "$" in name or not inside(where, allowed):
+            if _is_elsewhere(name) or not inside(where, allowed):
                 raise TaskError(
                     f"{path}: include has the folder {name}, expected one in the task's folder"
                 )
             todo += [(os.path.join(folder, each), where) for each in paths]
     return "\n".join(seen.values())
+
+
+def _is_elsewhere(name: str) -> bool:
+    """Whether `docker compose` makes another path of it: a variable's value, a home folder."""
+    return "$" in name or name.startswith("~")
 
 
 def _read(path: str) -> str:

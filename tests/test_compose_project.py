@@ -172,6 +172,14 @@ def test_without_network_no_setting_opens_ipv6_to_this_machine() -> None:
         ("services: {main: {}}", ".env of the folder"),
         ("include: [{path: sub/a.yaml, project_directory: ../..}]", "the folder ../.."),
         ("include: [{path: [a.yaml, sub/b.yaml]}]", "names ../../x.env"),
+        # It is no folder named `~`: it is the home of whoever runs this.
+        ("services: {main: {env_file: ~/.env}}", "env_file names ~/.env"),
+        ("services: {main: {env_file: [{path: ~/.env}]}}", "env_file names ~/.env"),
+        ("services: {main: {label_file: ~root/.env}}", "label_file names ~root/.env"),
+        ("services: {main: {extends: {file: ~/a.yaml, service: x}}}", "extends names ~/a.yaml"),
+        ("include: [~/a.yaml]", "include names ~/a.yaml"),
+        ("include: [{path: a.yaml, env_file: ~/.env}]", "env_file names ~/.env"),
+        ("include: [{path: a.yaml, project_directory: '~'}]", "the folder ~"),
     ],
 )
 def test_no_file_of_the_host_is_read_by_an_include_or_a_link(
@@ -179,11 +187,12 @@ def test_no_file_of_the_host_is_read_by_an_include_or_a_link(
 ) -> None:
     root = tmp_path / "environment"
     (root / "sub").mkdir(parents=True)
+    (root / "~").mkdir()
     leaves = "services: {x: {env_file: ../../x.env}}"
     for name, content in (("c.yaml", text), ("a.yaml", "{}"), ("sub/a.yaml", leaves),
-                          ("sub/b.yaml", leaves)):  # fmt: skip
+                          ("sub/b.yaml", leaves), ("~/a.yaml", "{}")):  # fmt: skip
         (root / name).write_text(content)
-    if "include" not in text:
+    if why.startswith(".env"):
         (root / ".env").symlink_to("/etc/hosts")
     with pytest.raises(TaskError, match=why):
         scan(ComposeFile(path=str(root / "c.yaml"), context=str(root)))
