@@ -278,6 +278,22 @@ async def test_services_in_one_network_have_one_proxy(
         assert b"not on the list" in (await sandbox.service("store").exec(ask, timeout_s=30)).stdout
 
 
+async def test_the_files_limits_of_processes_outlast_what_we_lend(
+    docker: DockerProvider, tmp_path: Path
+) -> None:
+    text = TWO.replace("main: {", "main: {pids_limit: 600, ")
+    text = text.replace("    healthcheck:", "    pids_limit: 100\n    healthcheck:")
+    spec = await ready(docker, recipe(tmp_path, text, image=BASE), limits=Limits(pids=300))
+    limit = "cat /sys/fs/cgroup/pids/pids.max /sys/fs/cgroup/pids.max 2>/dev/null"
+    async with docker.open(spec) as sandbox:
+        await out(sandbox, "for i in $(seq 560); do sleep 600 & done")
+        await sandbox.exec("true", timeout_s=30)
+        assert await out(sandbox, f"kill $(jobs -p); wait; {limit}") == "600\n"
+        store = sandbox.service("store")
+        await store.exec("true", timeout_s=30)
+        assert (await store.exec(limit, timeout_s=30)).stdout == b"100\n"
+
+
 async def test_a_sidecar_that_fails_is_named_with_its_log(
     docker: DockerProvider, engine: Engine, tmp_path: Path
 ) -> None:

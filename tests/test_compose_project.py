@@ -64,6 +64,12 @@ def test_limits_of_the_file_stand_and_ours_fill_the_gaps() -> None:
     assert "deploy" not in main
 
 
+def test_a_file_lifts_no_limit_of_processes() -> None:
+    limits = {"resources": {"limits": {"pids": -1}}}
+    out = made({"main": {"pids_limit": -1}, "db": {"deploy": limits}}, limits=Limits(pids=9))
+    assert [service["pids_limit"] for service in out["services"].values()] == [9, 9]
+
+
 @pytest.mark.parametrize(
     ("command", "runs"),
     [
