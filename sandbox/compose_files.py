@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from headrace.aio import in_thread, run_shielded
-from headrace.errors import SandboxError, TaskError
+from headrace.errors import SandboxError, TaskError, boundary
 from headrace.sandbox import leases
 from headrace.sandbox.compose import files_named, includes, inside, roots
 from headrace.tasks.yaml_file import MAX_BYTES, parse_yaml
@@ -73,7 +73,10 @@ def _read(path: str) -> str:
 
 
 class Scratch:
-    """Copies of folders for the length of a block: `async with` gives {source: copy}."""
+    """Copies of folders for the length of a block: `async with` gives {source: copy}.
+
+    Raises `SandboxError` for what cannot be copied, such as onto a full disk; nothing is left then.
+    """
 
     def __init__(self, name: str, episode: str, sources: Sequence[str]) -> None:
         self._name = name
@@ -86,7 +89,8 @@ class Scratch:
         if not self._sources:
             return {}
         try:
-            return await run_shielded(in_thread(self._make))
+            with boundary(SandboxError, f"copy what the compose file of {self._episode} mounts"):
+                return await run_shielded(in_thread(self._make))
         except BaseException:
             await run_shielded(in_thread(self._drop))
             raise

@@ -1,5 +1,7 @@
 """What becomes of a compose file, and where its networks come from. Pure."""
 
+import os
+import tempfile
 from ipaddress import IPv4Network
 from itertools import islice
 from pathlib import Path
@@ -7,10 +9,10 @@ from typing import Any
 
 import pytest
 
-from headrace.errors import TaskError
+from headrace.errors import SandboxError, TaskError
 from headrace.sandbox.base import Limits, SandboxSpec
 from headrace.sandbox.compose import base_document, files_named, refusal, variables, wanted
-from headrace.sandbox.compose_files import scan
+from headrace.sandbox.compose_files import Scratch, scan
 from headrace.sandbox.compose_networks import RANGES, routes, subnets
 from headrace.sandbox.compose_project import Names, networks_of, own_command, project
 from headrace.sandbox.docker_storage import can_limit
@@ -202,6 +204,18 @@ def test_no_file_of_the_host_is_read_by_an_include_or_a_link(
         (root / ".env").symlink_to("/etc/hosts")
     with pytest.raises(TaskError, match=why):
         scan(ComposeFile(path=str(root / "c.yaml"), context=str(root)))
+
+
+async def test_a_mounted_folder_that_cannot_be_copied_fails_its_episode_alone(
+    tmp_path: Path,
+) -> None:
+    (tmp_path / "data").mkdir()
+    os.mkfifo(tmp_path / "data" / "pipe")
+    name = f"headrace-test-{os.getpid()}"
+    with pytest.raises(SandboxError, match=r"compose file of e1 mounts: .*is a named pipe"):
+        async with Scratch(name, "e1", [str(tmp_path / "data")]):
+            pass
+    assert not (Path(tempfile.gettempdir()) / name).exists()
 
 
 def test_subnets_avoid_what_is_used_and_fit_the_services() -> None:
