@@ -326,8 +326,16 @@ async def test_plain_tasks_run_on_both(provider: str) -> None:
         assert (reason is None) == (lacks() is None)
 
 
-@pytest.mark.namespace
-async def test_namespace_refuses_compose_with_the_way_out(tmp_path: Path) -> None:
+ONLY_NAMESPACE = pytest.mark.parametrize(
+    "provider", [pytest.param("namespace", marks=pytest.mark.namespace)], indirect=True
+)
+ONLY_DOCKER = pytest.mark.parametrize(
+    "provider", [pytest.param("docker", marks=pytest.mark.docker)], indirect=True
+)
+
+
+@ONLY_NAMESPACE
+async def test_namespace_refuses_compose_with_the_way_out(provider: str) -> None:
     compose = ComposeFile(
         path="/t/docker-compose.yaml", context="/t", services=("main", "database")
     )
@@ -338,8 +346,8 @@ async def test_namespace_refuses_compose_with_the_way_out(tmp_path: Path) -> Non
     assert "sandbox.provider = 'docker'" in reason
 
 
-@pytest.mark.docker
-async def test_docker_refuses_what_its_compose_file_asks_for(tmp_path: Path) -> None:
+@ONLY_DOCKER
+async def test_docker_refuses_what_its_compose_file_asks_for(provider: str, tmp_path: Path) -> None:
     (tmp_path / "docker-compose.yaml").write_text(
         "services: {main: {image: x, privileged: true}}\n"
     )
@@ -353,8 +361,8 @@ async def test_docker_refuses_what_its_compose_file_asks_for(tmp_path: Path) -> 
 # --- storage ---
 
 
-@pytest.mark.namespace
-async def test_a_namespace_sandbox_writes_no_more_than_it_may() -> None:
+@ONLY_NAMESPACE
+async def test_a_namespace_sandbox_writes_no_more_than_it_may(provider: str) -> None:
     async with NamespaceProvider() as its:
         spec = SandboxSpec(
             image=await its.prepare(BASE), episode="full", limits=Limits(storage_mb=16)
@@ -366,8 +374,8 @@ async def test_a_namespace_sandbox_writes_no_more_than_it_may() -> None:
             )
 
 
-@pytest.mark.docker
-async def test_a_storage_limit_never_keeps_a_container_from_starting() -> None:
+@ONLY_DOCKER
+async def test_a_storage_limit_never_keeps_a_container_from_starting(provider: str) -> None:
     async with DockerProvider() as its:
         spec = SandboxSpec(
             image=await its.prepare(BASE), episode="full", limits=Limits(storage_mb=512)
