@@ -6,6 +6,7 @@ import os
 import signal
 import socket
 import sys
+import tempfile
 import textwrap
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -190,7 +191,11 @@ async def test_client_and_server_of_terminal_bench_1(
         assert await out(other, "cat /shared/given") == "of the task\n"
     assert (tmp_path / "shared" / "given").read_text() == "of the task\n"
     assert await engine.holds(f"dev.headrace.episode={spec.episode}") == []
-    assert not [name for name in os.listdir("/tmp") if name.startswith(f"headrace-{spec.episode}")]
+    assert not [
+        name
+        for name in os.listdir(tempfile.gettempdir())
+        if name.startswith(f"headrace-{spec.episode}")
+    ]
 
 
 async def test_what_the_file_runs_runs_beside_the_shell(
@@ -381,7 +386,11 @@ async def test_a_sweep_removes_what_a_killed_driver_left(
     assert await engine.holds(label) == []
     assert any(spec.episode in line and "network" in line for line in lines)
     assert any(f"folders of {spec.episode}" in line for line in lines)
-    assert not [name for name in os.listdir("/tmp") if name.startswith(f"headrace-{spec.episode}")]
+    assert not [
+        name
+        for name in os.listdir(tempfile.gettempdir())
+        if name.startswith(f"headrace-{spec.episode}")
+    ]
 
 
 @pytest.mark.parametrize(
