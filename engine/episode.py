@@ -9,6 +9,7 @@ A task without steps is one step whose name is empty. The phases are in files of
 """
 
 import asyncio
+import secrets
 import shutil
 import tempfile
 import time
@@ -18,7 +19,7 @@ from pathlib import Path
 
 import msgspec
 
-from headrace.aio import in_thread
+from headrace.aio import in_thread, run_shielded
 from headrace.engine import steps
 from headrace.engine.act import Bench, Clock, Ending, Log, act
 from headrace.engine.artifacts import Keeper, run_hooks
@@ -267,10 +268,11 @@ class Attempt:
             return Keeper(self._parts.artifacts / self._planned.id, self._parts.large)
         if not apart:
             return None
-        with boundary(StoreError, "a folder for the artifacts of an episode"):
-            folder = await in_thread(tempfile.mkdtemp, "", "headrace-")
+        folder = Path(tempfile.gettempdir(), f"headrace-{secrets.token_hex(8)}")
         stack.push_async_callback(in_thread, shutil.rmtree, folder, True)
-        return Keeper(Path(folder), self._parts.large)
+        with boundary(StoreError, "a folder for the artifacts of an episode"):
+            await run_shielded(in_thread(folder.mkdir, 0o700))  # never after its removal
+        return Keeper(folder, self._parts.large)
 
     def _graded(self, view: Task, index: int) -> Task:
         """`view` with the run's own time for the verifier."""

@@ -135,8 +135,9 @@ class DockerProvider:
     async def _proxied(self, sandbox: DockerSandbox, spec: SandboxSpec) -> AsyncIterator[None]:
         """A proxy in each network of the sandbox, while it follows the spec's policy."""
         assert spec.egress is not None
-        # Containers may share one: `network_mode: service:...`.
+        # Containers may share one: `network_mode: service:...`. One that has ended has none.
         networks = {_network_of(pid): pid for pid in await sandbox.pids()}
+        networks.pop("", None)
         seen = await sandbox.exec("readlink /proc/self/ns/net", timeout_s=LOOK_S)
         if seen.stdout.decode(errors="replace").strip() not in networks:
             raise SandboxError(

@@ -1,7 +1,7 @@
 """What every test may rely on: which real parts this machine has."""
 
 import asyncio
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from importlib import import_module
 
 import pytest
@@ -28,15 +28,31 @@ def unavailable() -> dict[str, str | None]:
     return {name: _reason(name) for name in ("docker", "namespace")}
 
 
-@pytest.fixture(
-    params=[
-        pytest.param("namespace", marks=pytest.mark.namespace),
-        pytest.param("docker", marks=pytest.mark.docker),
-    ]
-)
-def provider(request: pytest.FixtureRequest, unavailable: dict[str, str | None]) -> Iterator[str]:
-    """Each provider's name in turn; skipped with the reason where it cannot run."""
-    reason = unavailable[request.param]
+NAMESPACE = pytest.param("namespace", marks=pytest.mark.namespace)
+DOCKER = pytest.param("docker", marks=pytest.mark.docker)
+
+
+def _usable(request: pytest.FixtureRequest, unavailable: dict[str, str | None]) -> str:
+    name: str = request.param
+    reason = unavailable[name]
     if reason is not None:
-        pytest.skip(f"{request.param}: {reason}")
-    yield request.param
+        pytest.skip(f"{name}: {reason}")
+    return name
+
+
+@pytest.fixture(params=[NAMESPACE, DOCKER])
+def provider(request: pytest.FixtureRequest, unavailable: dict[str, str | None]) -> str:
+    """Each provider's name in turn; skipped with the reason where it cannot run."""
+    return _usable(request, unavailable)
+
+
+@pytest.fixture(params=[NAMESPACE])
+def only_namespace(request: pytest.FixtureRequest, unavailable: dict[str, str | None]) -> str:
+    """The name of that provider; skipped with the reason where it cannot run."""
+    return _usable(request, unavailable)
+
+
+@pytest.fixture(params=[DOCKER])
+def only_docker(request: pytest.FixtureRequest, unavailable: dict[str, str | None]) -> str:
+    """The name of that provider; skipped with the reason where it cannot run."""
+    return _usable(request, unavailable)

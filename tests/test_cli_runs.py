@@ -16,9 +16,6 @@ HEADRACE = Path(sysconfig.get_path("scripts")) / "headrace"
 ENV = {**os.environ, "COLUMNS": "80", "NO_COLOR": "1", "PYTHONUNBUFFERED": "1"}
 
 pytestmark = pytest.mark.timeout(240)
-ONLY_NAMESPACE = pytest.mark.parametrize(
-    "provider", [pytest.param("namespace", marks=pytest.mark.namespace)], indirect=True
-)
 
 
 def headrace(*arguments: str | Path) -> "subprocess.CompletedProcess[str]":
@@ -163,15 +160,14 @@ def test_a_missing_model_folder_is_refused(provider: str, tmp_path: Path) -> Non
     assert f"policy.model: {tmp_path}/none: expected a model folder, found nothing" in done.stderr
 
 
-@ONLY_NAMESPACE
 def test_a_place_that_cannot_be_written_is_a_mistake_of_the_user(
-    provider: str, tmp_path: Path
+    only_namespace: str, tmp_path: Path
 ) -> None:
     for policy in ("one", "two"):
-        headrace(*evaluate(tmp_path / policy, provider, "noop"))
+        headrace(*evaluate(tmp_path / policy, only_namespace, "noop"))
     one, two, closed = tmp_path / "one", tmp_path / "two", "/proc/x/y"
     for arguments in (
-        evaluate(Path(closed), provider, "noop"),
+        evaluate(Path(closed), only_namespace, "noop"),
         ("report", one, "--out", closed),
         ("compare", one, two, "--json", closed),
         ("export", one, "--format", "atif", "--out", closed),
@@ -183,10 +179,9 @@ def test_a_place_that_cannot_be_written_is_a_mistake_of_the_user(
         assert "Traceback" not in done.stderr
 
 
-@ONLY_NAMESPACE
-def test_an_imported_run_is_not_resumed_and_says_so(provider: str, tmp_path: Path) -> None:
+def test_an_imported_run_is_not_resumed_and_says_so(only_namespace: str, tmp_path: Path) -> None:
     run, out, back = tmp_path / "run", tmp_path / "atif", tmp_path / "back"
-    headrace(*evaluate(run, provider, "noop"))
+    headrace(*evaluate(run, only_namespace, "noop"))
     headrace("export", run, "--format", "atif", "--out", out)
     headrace("import", out, "--out", back)
     done = headrace("resume", back)
@@ -194,16 +189,15 @@ def test_an_imported_run_is_not_resumed_and_says_so(provider: str, tmp_path: Pat
     assert "was imported, not run" in done.stderr
 
 
-@ONLY_NAMESPACE
 def test_a_run_resumed_from_elsewhere_says_where_its_tasks_are_looked_for(
-    provider: str, tmp_path: Path
+    only_namespace: str, tmp_path: Path
 ) -> None:
     pack = Path(__file__).parent.parent / "tasks" / "packs" / "first-steps"
     shutil.copytree(pack / "lock-key-file", tmp_path / "begun" / "mine" / "one")
     (tmp_path / "elsewhere").mkdir()
     run = tmp_path / "run"
     command = [HEADRACE, "eval", "--tasks", "mine", "--policy", "noop", "--out", run]
-    begun = [*command, "--set", f"sandbox.provider={provider}"]
+    begun = [*command, "--set", f"sandbox.provider={only_namespace}"]
     subprocess.run(begun, cwd=tmp_path / "begun", env=ENV, capture_output=True, check=True)
 
     def resumed(*more: str | Path) -> "subprocess.CompletedProcess[str]":
@@ -219,21 +213,19 @@ def test_a_run_resumed_from_elsewhere_says_where_its_tasks_are_looked_for(
     assert found.returncode == 0, found.stderr
 
 
-@ONLY_NAMESPACE
 def test_an_evaluation_that_was_stopped_is_resumed_to_its_report(
-    provider: str, tmp_path: Path
+    only_namespace: str, tmp_path: Path
 ) -> None:
     run = tmp_path / "r"
-    headrace(*evaluate(run, provider, "noop"))
+    headrace(*evaluate(run, only_namespace, "noop"))
     shutil.rmtree(run / "report")  # as one that was stopped never had it
     done = headrace("resume", run, "--attempts", "2")
     assert done.returncode == 0, done.stderr
     assert f"report: {run}/report/index.html" in done.stdout
 
 
-@ONLY_NAMESPACE
-def test_a_narrow_terminal_costs_no_number(provider: str, tmp_path: Path) -> None:
-    headrace(*evaluate(tmp_path / "r", provider, "oracle"))
+def test_a_narrow_terminal_costs_no_number(only_namespace: str, tmp_path: Path) -> None:
+    headrace(*evaluate(tmp_path / "r", only_namespace, "oracle"))
     done = subprocess.run(
         [HEADRACE, "report", tmp_path / "r"], capture_output=True, text=True, timeout=50,
         env={**ENV, "COLUMNS": "40"},

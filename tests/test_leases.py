@@ -117,10 +117,8 @@ def test_a_torn_lease_is_removed_and_said(runtime: Path) -> None:
 
 @pytest.mark.namespace
 async def test_a_killed_driver_leaves_nothing_that_a_sweep_does_not_remove(
-    runtime: Path, unavailable: dict[str, str | None]
+    runtime: Path, only_namespace: str
 ) -> None:
-    if unavailable["namespace"] is not None:
-        pytest.skip(f"namespace: {unavailable['namespace']}")
     async with NamespaceProvider(run_id="live") as provider:
         async with provider.open(SandboxSpec(image=BASE_IMAGE, episode="live")) as sandbox:
             await sandbox.run("kept=1", timeout_s=20)

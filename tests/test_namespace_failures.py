@@ -22,11 +22,7 @@ TOO_LONG = "x" * 200_000
 
 
 @pytest.fixture
-async def provider(
-    unavailable: dict[str, str | None], tmp_path: Path
-) -> AsyncIterator[NamespaceProvider]:
-    if unavailable["namespace"] is not None:
-        pytest.skip(f"namespace: {unavailable['namespace']}")
+async def provider(only_namespace: str, tmp_path: Path) -> AsyncIterator[NamespaceProvider]:
     base = await ensure_base()
     (tmp_path / "cache" / "rootfs").mkdir(parents=True)
     (tmp_path / "cache" / "rootfs" / base.name).symlink_to(base)

@@ -24,10 +24,8 @@ async def lines() -> list[str]:
 
 @pytest.fixture
 async def provider(
-    unavailable: dict[str, str | None], tmp_path: Path, lines: list[str]
+    only_namespace: str, tmp_path: Path, lines: list[str]
 ) -> AsyncIterator[NamespaceProvider]:
-    if unavailable["namespace"] is not None:
-        pytest.skip(f"namespace: {unavailable['namespace']}")
     cache = tmp_path / "cache"
     (cache / "rootfs").mkdir(parents=True)
     base = await ensure_base()
