@@ -215,6 +215,12 @@ class EngineConfig(Section):
     retry_budget: Annotated[int, Field(ge=0)] | None = None
     """Further tries that all episodes may take together when the infrastructure fails. Once they
     are spent, a failed episode stays failed until the run is resumed; None: as `tries` allows."""
+    min_group: PositiveInt | None = None
+    """A group with so many graded episodes lets its stragglers go: those that have taken longer
+    than `patience` times its slowest graded one. They leave no record and are not owed. That
+    favours short trajectories. None: every group waits for all of its episodes."""
+    patience: Annotated[float, Field(ge=1)] = 1.5
+    """See `min_group`."""
     grace_s: Seconds = 20.0
     """After the first Ctrl-C: seconds for what is nearly done, before the rest is cancelled."""
 

@@ -8,7 +8,7 @@ To let stragglers go favours short trajectories: whoever trains or reports on su
 know that, so the summary counts what was let go.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import msgspec
 
@@ -34,14 +34,18 @@ class Groups:
         self._enough = enough
         self._patience = patience
         self._groups: dict[str, _Group] = {}
+        self._waiting: set[str] = set()
+        """Complete groups of which something is under way."""
 
     def known(self, group: str, graded: int) -> None:
         """So many of the group were graded in an earlier session; how long they took is unknown."""
         self._of(group).graded += graded
+        self._look(group)
 
     def begun(self, group: str, id: str, now: float) -> None:
         """An episode was admitted, for the first time or again."""
         self._of(group).under_way[id] = now
+        self._look(group)
 
     def ended(self, group: str, id: str, now: float, *, graded: bool) -> None:
         """An episode is durable, was queued again, or was cancelled. Unknown ones are fine."""
@@ -50,6 +54,7 @@ class Groups:
         if graded:
             one.graded += 1
             one.slowest_s = max(one.slowest_s, 0.0 if began is None else now - began)
+        self._look(group)
 
     def complete(self, group: str) -> bool:
         """Whether nothing more of the group need start."""
@@ -57,27 +62,24 @@ class Groups:
 
     def stragglers(self, now: float) -> list[str]:
         """Episodes to let go now."""
-        if self._enough is None:
-            return []
-        return [
-            id
-            for group in self._groups.values()
-            if group.graded >= self._enough and group.slowest_s > 0
-            for id, began in group.under_way.items()
-            if now - began > self._patience * group.slowest_s
-        ]
+        return [id for late_at, id in self._deadlines() if now > late_at]
 
     def next_at(self) -> float | None:
-        """When the next straggler is to be let go, as things stand; None: there is none."""
-        if self._enough is None:
-            return None
-        times = (
-            began + self._patience * group.slowest_s
-            for group in self._groups.values()
-            if group.graded >= self._enough and group.slowest_s > 0
-            for began in group.under_way.values()
-        )
-        return min(times, default=None)
+        """After this moment the next straggler is let go, as things stand; None: there is none."""
+        return min((late_at for late_at, _ in self._deadlines()), default=None)
+
+    def _deadlines(self) -> Iterator[tuple[float, str]]:
+        for name in self._waiting:
+            group = self._groups[name]
+            for id, began in group.under_way.items():
+                yield began + self._patience * group.slowest_s, id
+
+    def _look(self, name: str) -> None:
+        group = self._groups[name]
+        if self.complete(name) and group.slowest_s > 0 and group.under_way:
+            self._waiting.add(name)
+        else:
+            self._waiting.discard(name)
 
     def _of(self, group: str) -> _Group:
         return self._groups.setdefault(group, _Group())

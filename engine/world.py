@@ -4,6 +4,7 @@ Rule: what a phase may reach is set by `World.enter` before the phase begins. Th
 stack owns the sandbox.
 """
 
+import time
 from contextlib import AsyncExitStack
 
 import msgspec
@@ -28,6 +29,10 @@ class World(msgspec.Struct, frozen=True):
 
     sandbox: Sandbox
     egress: Egress | None
+    image_s: float = 0.0
+    """Until the image was there."""
+    start_s: float = 0.0
+    """Until the sandbox answered, from then on."""
 
     def enter(self, policy: NetworkPolicy) -> None:
         """The next phase begins; without a proxy there is nothing that could change."""
@@ -106,7 +111,9 @@ async def _open(
     user: str | None,
     terminal: bool = False,
 ) -> World:
+    begun = time.monotonic()
     image = await parts.provider.prepare(recipe)
+    image_at = time.monotonic()
     egress = None if connected.egress is None else Egress(connected.egress)
     spec = SandboxSpec(
         image=image,
@@ -121,6 +128,7 @@ async def _open(
         limits=limits_of(recipe, planned.sandbox),
     )
     sandbox = await stack.enter_async_context(parts.provider.open(spec))
+    start_s = time.monotonic() - image_at
     if recipe.upload_context and recipe.context is not None:
         await put(sandbox, recipe.context, recipe.workdir or ".")
-    return World(sandbox, egress)
+    return World(sandbox, egress, image_s=image_at - begun, start_s=start_s)
