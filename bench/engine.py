@@ -23,6 +23,7 @@ from pathlib import Path
 import uvloop
 from bench.report import report
 
+from headrace.aio import background
 from headrace.configs.models import StoreConfig
 from headrace.engine.driver import Driver
 from headrace.engine.events import ignore
@@ -32,7 +33,6 @@ from headrace.engine.parts import Parts, Planned
 from headrace.engine.scheduler import Bounds
 from headrace.engine.shutdown import Shutdown
 from headrace.engine.store import Store
-from headrace.aio import background
 from headrace.policies.fake import FakePolicy
 from headrace.sandbox.base import Limits
 from headrace.sandbox.fake import FakeProvider
@@ -139,9 +139,11 @@ def main() -> None:
     arguments = parser.parse_args()
     if arguments.one:
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-            print(json.dumps(runner.run(
-                one_size(arguments.one, arguments.turns_per_s, arguments.rounds)
-            )))
+            print(
+                json.dumps(
+                    runner.run(one_size(arguments.one, arguments.turns_per_s, arguments.rounds))
+                )
+            )
         return
     metrics: dict[str, float | None] = {}
     for live in arguments.sizes:

@@ -138,11 +138,11 @@ class Pool:
             raise ContractError("a pool is used inside its `async with` block")
         keyed = [(key_of(spec), spec) for spec in specs[: self._most]]
         wanted = Counter(key for key, _ in keyed if key is not None)
-        for key, slots in list(self._ahead.items()):
-            while len(slots) > wanted[key]:
+        for known, slots in list(self._ahead.items()):
+            while len(slots) > wanted[known]:
                 slots.pop().discard()
             if not slots:
-                del self._ahead[key]
+                del self._ahead[known]
         for key, spec in keyed:
             if key is None or key in self._failing:
                 continue

@@ -31,7 +31,7 @@ async def pool_of(provider: FakeProvider, most: int = 4, opening: int = 4) -> As
 
 async def until(condition: Callable[[], bool]) -> None:
     async with asyncio.timeout(5):
-        while not condition():
+        while not condition():  # noqa: ASYNC110 - the pool tells nobody
             await asyncio.sleep(0)
 
 
