@@ -7,8 +7,10 @@ It owns no resources; the runner hands it open ones.
 import asyncio
 import time
 from collections import Counter
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from typing import Protocol
+
+import msgspec
 
 from headrace.aio import run_shielded
 from headrace.engine.breaker import Breaker
@@ -29,6 +31,7 @@ from headrace.engine.parts import Parts, Planned
 from headrace.engine.resume import is_owed
 from headrace.engine.scheduler import ENDED, After, Bounds, Grant, Scheduler, Snapshot, Stage
 from headrace.engine.shutdown import Shutdown, Stop
+from headrace.engine.status import Slow
 from headrace.errors import ImageError, InfrastructureError, SandboxEnded
 from headrace.types import Episode, Turn
 
@@ -84,6 +87,8 @@ class Driver:
         """Tries whose sandbox ended by itself once the agent was at work."""
         self._gates: dict[str, asyncio.Event] = {}
         self._tasks: dict[str, asyncio.Task[None]] = {}
+        self._began: dict[str, float] = {}
+        """When each that is under way was admitted, in that order."""
         self._obeyed = Stop.NONE
         self._grace: asyncio.TimerHandle | None = None
         self.finished = 0
@@ -143,8 +148,25 @@ class Driver:
         """Episodes wait for nothing but the bound of the live ones."""
         return self._scheduler.wants
 
+    @property
+    def planned(self) -> int:
+        return len(self._planned)
+
     def snapshot(self) -> Snapshot:
         return self._scheduler.snapshot()
+
+    def under_way(self) -> Iterator[Slow]:
+        """The admitted episodes, longest first."""
+        now = self._clock()
+        for id, began in self._began.items():
+            planned = self._planned[id]
+            yield Slow(
+                id=id,
+                task=planned.task.name,
+                sample=planned.sample,
+                stage=self._scheduler.stage(id).value,
+                for_s=now - began,
+            )
 
     def ahead(self, n: int) -> list[Planned]:
         """What will start next, at most `n`."""
@@ -178,6 +200,7 @@ class Driver:
         now = self._clock()
         self._breaker.begun()
         self._groups.begun(self._planned[grant.id].task.digest, grant.id, now)
+        self._began[grant.id] = now
         queue_s = self._scheduler.waited_s(grant.id, now)
         self._tasks[grant.id] = group.create_task(self._episode(grant.id, queue_s), name=grant.id)
 
@@ -195,7 +218,7 @@ class Driver:
             tries = self._scheduler.tries(id)
             await self._store(attempt.episode(tries=tries, queue_s=queue_s))
         finally:
-            del self._tasks[id]
+            del self._tasks[id], self._began[id]
             self._gates.pop(id, None)
             if attempt.stage == "prepare" and self._scheduler.stage(id) is Stage.PREPARE:
                 self._breaker.abandoned()
@@ -232,7 +255,10 @@ class Driver:
     async def _store(self, episode: Episode) -> None:
         self._entered(episode.id, Stage.STORE)
         try:
+            begun = self._clock()
             await run_shielded(self._sink.append(episode))
+            took = msgspec.structs.asdict(episode.timing)
+            self._meters.add_phases(**took, store_s=self._clock() - begun)
         except InfrastructureError as error:
             self._halt(error)
             return
@@ -304,8 +330,7 @@ class Driver:
     def on_prepared(self, id: str, prepare_s: float) -> None:
         self._scheduler.prepared(id)
         self._breaker.succeeded()
-        self._meters.start_s.add(prepare_s)
-        self._meters.started += 1
+        self._meters.add_start(prepare_s)
         self._entered(id, Stage.ACT)
         self._wake.set()
 

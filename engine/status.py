@@ -77,7 +77,8 @@ def write(run: Path, status: Status) -> None:
     """Blocking. Raises `StoreError`."""
     folder = run / STATUS
     folder.mkdir(exist_ok=True)
-    write_atomically(folder / f"{status.process}.json", msgspec.json.encode(status) + b"\n")
+    data = msgspec.json.encode(status) + b"\n"
+    write_atomically(folder / f"{status.process}.json", data, durable=False)
 
 
 def read(run: Path) -> list[Status]:

@@ -76,6 +76,17 @@ class Policy(Protocol):
     def session(self, task: Task, sample: int) -> AbstractAsyncContextManager[Session]:
         """A session for attempt `sample` at `task`."""
 
+    async def load(self) -> ModelLoad | None:
+        """How busy its server is; None: it has none, or it does not say. Never raises."""
+
     async def __aenter__(self) -> "Policy": ...
 
     async def __aexit__(self, *exc: object) -> None: ...
+
+
+class NoServer:
+    """A policy that asks no model server."""
+
+    async def load(self) -> ModelLoad | None:
+        """See `Policy.load`."""
+        return None
