@@ -50,6 +50,9 @@ class SandboxConfig(Section):
     """What a sandbox whose task names no amount may write; None: the provider's own limit."""
     pids: PositiveInt | None = 512
     """Processes and threads of a sandbox; None: no limit."""
+    warm: Annotated[int, Field(ge=0)] | None = None
+    """Sandboxes that are kept open ahead of the episodes that come next; None: as many as
+    `engine.preparing`."""
     max_output_bytes: PositiveInt = 65536
     """Kept of each of a command's stdout and stderr; the middle is cut."""
 
@@ -204,8 +207,13 @@ class LimitsConfig(Section):
 class EngineConfig(Section):
     """How many at once."""
 
-    live: PositiveInt = 16
-    """Episodes alive at once."""
+    live: PositiveInt | Literal["auto"] = "auto"
+    """Episodes alive at once. `auto` follows the model server and the machine: more while both
+    have room, fewer at once when one is overrun."""
+    live_start: PositiveInt = 16
+    """With `auto`: how many at first."""
+    live_most: PositiveInt = 4096
+    """With `auto`: never more."""
     preparing: PositiveInt = 4
     """Images and sandboxes being started at once."""
     verifying: PositiveInt = 4

@@ -6,15 +6,19 @@ between is handed open parts. Running the same folder again does only what is ow
 
 import asyncio
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 
 from headrace.aio import background, fan_out, in_thread, unwrap
-from headrace.configs.models import ReplayConfig, RunConfig
+from headrace.configs.models import EngineConfig, ReplayConfig, RunConfig
+from headrace.engine import live_limits
+from headrace.engine.admission import Admission
 from headrace.engine.driver import Driver
 from headrace.engine.episode import Parts, Planned
 from headrace.engine.evaluate import curve
 from headrace.engine.events import Note, OnEvent, Preparing, RunFinished, RunStarted, ignore
+from headrace.engine.groups import Groups
 from headrace.engine.image_phase import ImagePhase
 from headrace.engine.limits import combine
 from headrace.engine.meters import Meters
@@ -24,12 +28,15 @@ from headrace.engine.resume import episode_id, owed
 from headrace.engine.run_folder import RunFolder, read_manifest
 from headrace.engine.scheduler import Bounds
 from headrace.engine.shutdown import Shutdown, signals
+from headrace.engine.steering import Steering
 from headrace.engine.store import Store
 from headrace.engine.summary import Counted, Summary, summarise, write
+from headrace.engine.warming import keep_warm
 from headrace.errors import TaskError
 from headrace.policies.base import Policy
 from headrace.policies.registry import build
 from headrace.sandbox.base import Limits, Provider
+from headrace.sandbox.pool import Pool
 from headrace.sandbox.providers import Chosen, choose
 from headrace.tasks.catalog import Catalog, load
 from headrace.tasks.recipes import unsupported
@@ -97,7 +104,9 @@ async def _run(
                 + "\n".join(f"  {name}: {reason}" for name, reason in refused.items())
             )
         plan = plan_episodes(config, runnable, policy.version)
+        groups = _groups(config, plan, finished)
         due = set(owed([p.id for p in plan], finished))
+        due -= {p.id for p in plan if groups.complete(p.task.digest)}
         started = RunStarted(
             run=folder.manifest.run,
             planned=len(plan),
@@ -108,7 +117,7 @@ async def _run(
         )
         on_event(started)
         todo = [p for p in plan if p.id in due]
-        session = _Session(config, folder, todo, shutdown, on_event)
+        session = _Session(config, folder, todo, shutdown, on_event, groups)
         if todo:
             await session.drive(provider, policy)
         summary = await in_thread(
@@ -155,7 +164,9 @@ class _Session:
         todo: Sequence[Planned],
         shutdown: Shutdown,
         on_event: OnEvent,
+        groups: Groups,
     ) -> None:
+        self._groups = groups
         self._config = config
         self._folder = folder
         self._todo = todo
@@ -177,17 +188,22 @@ class _Session:
         tasks = list({p.task.name: p.task for p in self._todo}.values())
         images = ImagePhase(tasks, provider, self._on_event)
         async with background(images.run()):
-            async with policy, Store(self._folder.path, self._config.store) as store:
+            async with (
+                policy,
+                Store(self._folder.path, self._config.store) as store,
+                _pool(self._config, provider) as pool,
+            ):
                 self._meters = meters = Meters()
+                parts = Parts(
+                    provider=pool,
+                    policy=policy,
+                    verifier=verifiers.build(self._config.verifier),
+                    strict=self._config.verifier.compat == "strict",
+                    artifacts=self._folder.path / "artifacts",
+                )
                 driver = Driver(
                     self._todo,
-                    Parts(
-                        provider=provider,
-                        policy=policy,
-                        verifier=verifiers.build(self._config.verifier),
-                        strict=self._config.verifier.compat == "strict",
-                        artifacts=self._folder.path / "artifacts",
-                    ),
+                    parts,
                     _bounds(self._config),
                     sink=store,
                     meters=meters,
@@ -195,13 +211,34 @@ class _Session:
                     grace_s=self._config.engine.grace_s,
                     on_event=self._on_event,
                     held=images.held,
+                    groups=self._groups,
                 )
                 images.listener = driver.release
-                async with background(meters.watch_loop()):
-                    await driver.drive()
+                await self._steered(driver, parts, pool)
                 self._wall_s, self._cpu_s = meters.wall_s, meters.cpu_s
                 self._done = driver.finished
                 self.error = driver.error
+
+    async def _steered(self, driver: Driver, parts: Parts, pool: Pool) -> None:
+        """Drive to the end, with everything that looks on and steers."""
+        steering = Steering(
+            driver,
+            parts.policy,
+            self._meters,
+            self._folder.path,
+            run=self._folder.manifest.run,
+            admission=_admission(self._config.engine),
+            pool=pool,
+            on_event=self._on_event,
+        )
+        await in_thread(live_limits.clear, self._folder.path)
+        async with (
+            background(self._meters.watch_loop()),
+            background(steering.steer()),
+            background(keep_warm(driver, pool, parts)),
+        ):
+            await driver.drive()
+        await steering.show(ended=True)
 
     def summarise(self, provider: str, planned: int, refused: Mapping[str, str]) -> Summary:
         """Read the shards, sum up, write `summary.json`. Blocking.
@@ -347,12 +384,43 @@ def _limits(config: RunConfig, task: Task) -> Limits:
 def _bounds(config: RunConfig) -> Bounds:
     engine = config.engine
     return Bounds(
-        live=engine.live,
+        live=_first_live(engine),
         preparing=engine.preparing,
         verifying=engine.verifying,
         tries=engine.tries,
         retries=engine.retry_budget,
     )
+
+
+def _first_live(engine: EngineConfig) -> int:
+    if engine.live != "auto":
+        return engine.live
+    return min(engine.live_start, engine.live_most)
+
+
+def _admission(engine: EngineConfig) -> Admission | None:
+    if engine.live != "auto":
+        return None
+    return Admission(start=_first_live(engine), most=engine.live_most)
+
+
+def _pool(config: RunConfig, provider: Provider) -> Pool:
+    """Opens ahead in the places of `preparing` that starts leave free, one of four at most."""
+    warm = config.sandbox.warm
+    preparing = config.engine.preparing
+    return Pool(
+        provider,
+        most=preparing if warm is None else warm,
+        opening=max(1, preparing // 4),
+    )
+
+
+def _groups(config: RunConfig, plan: Sequence[Planned], finished: Collection[str]) -> Groups:
+    groups = Groups(config.engine.min_group, config.engine.patience)
+    graded = Counter(p.task.digest for p in plan if p.id in finished)
+    for digest, n in graded.items():
+        groups.known(digest, n)
+    return groups
 
 
 def _line(on_event: OnEvent) -> Callable[[str], None]:
