@@ -120,10 +120,9 @@ async def _run(
         session = _Session(config, folder, todo, shutdown, on_event, groups)
         if todo:
             await session.drive(provider, policy)
-        summary = await in_thread(
-            session.summarise, provider.name, len(plan), {**unreadable, **refused}
-        )
-        on_event(RunFinished(finished=summary.planned - summary.owed, owed=summary.owed))
+        summary = await in_thread(session.summarise, provider.name, plan, {**unreadable, **refused})
+        finished_now = summary.planned - summary.owed - summary.dropped
+        on_event(RunFinished(finished=finished_now, owed=summary.owed))
         if session.error is not None:
             raise session.error
         if shutdown.reason:
@@ -240,7 +239,9 @@ class _Session:
             await driver.drive()
         await steering.show(ended=True)
 
-    def summarise(self, provider: str, planned: int, refused: Mapping[str, str]) -> Summary:
+    def summarise(
+        self, provider: str, plan: Sequence[Planned], refused: Mapping[str, str]
+    ) -> Summary:
         """Read the shards, sum up, write `summary.json`. Blocking.
 
         What cannot be read was said when the folder was opened, and counts as owed.
@@ -255,7 +256,8 @@ class _Session:
             self._meters,
             run=self._folder.manifest.run,
             provider=provider,
-            planned=planned,
+            planned=len(plan),
+            dropped=_dropped(plan, counted, self._config.engine.min_group),
             this_session=self._done,
             wall_s=self._wall_s,
             cpu_s=self._cpu_s,
@@ -412,6 +414,19 @@ def _pool(config: RunConfig, provider: Provider) -> Pool:
         provider,
         most=preparing if warm is None else warm,
         opening=max(1, preparing // 4),
+    )
+
+
+def _dropped(plan: Sequence[Planned], counted: Counted, enough: int | None) -> int:
+    """Episodes of the plan that their groups are complete without."""
+    if enough is None:
+        return 0
+    graded = {digest: counts[0] for digest, counts in counted.graded.items()}
+    planned = Counter(p.task.digest for p in plan)
+    return sum(
+        max(0, n - graded.get(digest, 0))
+        for digest, n in planned.items()
+        if graded.get(digest, 0) >= enough
     )
 
 
