@@ -9,7 +9,6 @@ It runs nothing, and it does not make tasks of trajectories.
 """
 
 import base64
-import binascii
 import hashlib
 from collections.abc import Mapping, Sequence
 from datetime import datetime
@@ -277,7 +276,7 @@ def _data(told: Mapping[str, Any], name: str) -> bytes | None:
         return text.encode()
     try:
         return base64.b64decode(encoded, validate=True) if isinstance(encoded, str) else None
-    except binascii.Error:
+    except ValueError:  # no base64, or no ASCII
         return None
 
 

@@ -214,9 +214,9 @@ class NamespaceSandbox:
         except (OSError, ValueError):
             return True  # it has ended: the channel says so
 
-    async def _rescue(self) -> None:
+    async def _rescue(self, full: bool) -> None:
         processes = self._processes
-        if processes is None or self._has_room(processes):
+        if processes is None or (not full and self._has_room(processes)):
             raise SandboxError("the sandbox has processes left")
         try:
             await run_shielded(in_thread(self._clear))

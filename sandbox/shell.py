@@ -19,13 +19,15 @@ import time
 from collections.abc import Awaitable, Callable
 
 from headrace.aio import run_shielded
-from headrace.errors import ContractError, SandboxError
+from headrace.errors import ContractError, SandboxError, SandboxFull
 from headrace.sandbox.control import Control, Span, encode
 from headrace.sandbox.frames import Capture, Latch, Stream, are_numbers
 from headrace.sandbox.scripts import AGENT_PROGRAM, SETUP
 from headrace.types import CommandResult
 
 START_TIMEOUT_S = 60.0
+RESCUE_TIMEOUT_S = 120.0
+"""Thousands of processes that all want the CPU may have to be ended first."""
 INTERRUPT_ROUNDS = 6
 """How often a command is interrupted and killed before the shell itself is."""
 ROUND_S = 0.15
@@ -57,12 +59,13 @@ class Shell:
         killer: Callable[[], Awaitable[Control]],
         max_output_bytes: int = 1 << 20,
         program: str | None = AGENT_PROGRAM,
-        rescue: Callable[[], Awaitable[None]] | None = None,
+        rescue: Callable[[bool], Awaitable[None]] | None = None,
     ) -> None:
         """`killer` gives the control channel that interrupts; it is first called at a deadline.
 
         `program` is sent first, to the loader at the other end; None: it runs already. `rescue`
         kills all that runs inside when a command cannot be killed alone; the shell ends with it.
+        It is told whether that was for want of processes, and else finds out.
         """
         self.pid = 0
         """Process id of the shell inside the sandbox."""
@@ -215,18 +218,18 @@ class Shell:
             async with asyncio.timeout(START_TIMEOUT_S):
                 await self._interrupt_now(span)
         except (TimeoutError, SandboxError) as e:
-            if await self._rescued():
+            if await self._rescued(full=isinstance(e, SandboxFull)):
                 return
             self.closed(f"a command could not be killed: {str(e) or 'its channel does not answer'}")
             self._check()
 
-    async def _rescued(self) -> bool:
+    async def _rescued(self, *, full: bool) -> bool:
         """Whether the command is dead after all, with everything else inside."""
         if self._rescue is None or self._gone is not None:
             return False
         try:
-            async with asyncio.timeout(START_TIMEOUT_S):
-                await self._rescue()
+            async with asyncio.timeout(RESCUE_TIMEOUT_S):
+                await self._rescue(full)
                 await self._latch.wait()
         except (TimeoutError, SandboxError):
             return False

@@ -68,6 +68,7 @@ def places(value: Any, path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
 @example([(("steps", 1, "metrics", "logprobs"), [1e300])])
 @example([(("steps", 1, "metrics", "prompt_token_ids"), [2**40])])
 @example([(("steps", 1, "metrics", "prompt_token_ids"), [-1])])
+@example([(("steps", 1, "tool_calls", 0, "extra", "headrace", "stderr_base64"), "\x80")])
 @example([(("steps", 0, "timestamp"), "9999-12-31T23:59:59+00:00")])
 @example([(("steps", 1, "tool_calls", 0, "arguments", "duration"), 10**400)])
 def test_any_document_is_an_episode_or_a_named_error(
