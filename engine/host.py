@@ -5,6 +5,7 @@ a kernel does not tell is left at the value that holds nothing back.
 """
 
 import os
+import resource
 from pathlib import Path
 
 from headrace.engine.admission import HostLoad
@@ -25,7 +26,7 @@ def read_host(folder: Path, proc: Path = PROC) -> HostLoad:
 
 
 def memory_bytes(proc: Path = PROC) -> tuple[int | None, int | None]:
-    """Of the machine, all and free; None where it is not told."""
+    """All, and free: of the machine, or of this control group where that is less."""
     found: dict[str, int] = {}
     try:
         for line in (proc / "meminfo").read_text().splitlines():
@@ -34,7 +35,56 @@ def memory_bytes(proc: Path = PROC) -> tuple[int | None, int | None]:
                 found[name] = int(rest.split()[0]) << 10
     except (OSError, ValueError, IndexError):
         return None, None
-    return found.get("MemTotal"), found.get("MemAvailable")
+    total, free = found.get("MemTotal"), found.get("MemAvailable")
+    for limit, used in _MEMORY_GROUPS:
+        most, now = read_number(Path(limit)), read_number(Path(used))
+        if most is not None and now is not None and total is not None and most < total:
+            total, free = most, min(free or most, max(0, most - now))
+    return total, free
+
+
+_MEMORY_GROUPS = (
+    ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory.current"),
+    (
+        "/sys/fs/cgroup/memory/memory.limit_in_bytes",
+        "/sys/fs/cgroup/memory/memory.usage_in_bytes",
+    ),
+)
+
+
+def running(proc: Path = PROC) -> int:
+    """Threads of the machine: what the kernel's limits count."""
+    try:
+        return int((proc / "loadavg").read_text().split()[3].partition("/")[2])
+    except (OSError, ValueError, IndexError):
+        return 0
+
+
+def processes_left() -> int | None:
+    """Processes that may still start: by the kernel's, the control group's or the user's limit.
+
+    None: no limit is known.
+    """
+    limits = [
+        read_number(PROC / "sys/kernel/pid_max"),
+        read_number(PROC / "sys/kernel/threads-max"),
+        read_number(Path("/sys/fs/cgroup/pids.max")),
+        read_number(Path("/sys/fs/cgroup/pids/pids.max")),
+    ]
+    soft = resource.getrlimit(resource.RLIMIT_NPROC)[0]
+    if soft != resource.RLIM_INFINITY and os.geteuid() != 0:  # root is not bound by it
+        limits.append(soft)
+    known = [limit for limit in limits if limit is not None]
+    return max(min(known) - running(), 0) if known else None
+
+
+def read_number(path: Path) -> int | None:
+    """A file that holds one number; None for any other, such as `max`."""
+    try:
+        text = path.read_text().strip()
+    except OSError:
+        return None
+    return int(text) if text.isdigit() else None
 
 
 def _pressure(proc: Path, what: str, kind: str) -> float:

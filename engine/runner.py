@@ -12,7 +12,7 @@ from pathlib import Path
 
 from headrace.aio import background, fan_out, in_thread, unwrap
 from headrace.configs.models import EngineConfig, ReplayConfig, RunConfig
-from headrace.engine import live_limits
+from headrace.engine import live_limits, preflight
 from headrace.engine.admission import Admission
 from headrace.engine.driver import Driver
 from headrace.engine.episode import Parts, Planned
@@ -184,6 +184,7 @@ class _Session:
             raise unwrap(group) from group
 
     async def _drive(self, provider: Provider, policy: Policy) -> None:
+        engine = await in_thread(_fitted, self._config, provider, len(self._todo), self._on_event)
         tasks = list({p.task.name: p.task for p in self._todo}.values())
         images = ImagePhase(tasks, provider, self._on_event)
         async with background(images.run()):
@@ -203,7 +204,7 @@ class _Session:
                 driver = Driver(
                     self._todo,
                     parts,
-                    _bounds(self._config),
+                    _bounds(engine),
                     sink=store,
                     meters=meters,
                     shutdown=self._shutdown,
@@ -213,12 +214,14 @@ class _Session:
                     groups=self._groups,
                 )
                 images.listener = driver.release
-                await self._steered(driver, parts, pool)
+                await self._steered(driver, parts, pool, _admission(engine))
                 self._wall_s, self._cpu_s = meters.wall_s, meters.cpu_s
                 self._done = driver.finished
                 self.error = driver.error
 
-    async def _steered(self, driver: Driver, parts: Parts, pool: Pool) -> None:
+    async def _steered(
+        self, driver: Driver, parts: Parts, pool: Pool, admission: Admission | None
+    ) -> None:
         """Drive to the end, with everything that looks on and steers."""
         steering = Steering(
             driver,
@@ -226,7 +229,7 @@ class _Session:
             self._meters,
             self._folder.path,
             run=self._folder.manifest.run,
-            admission=_admission(self._config.engine),
+            admission=admission,
             pool=pool,
             on_event=self._on_event,
         )
@@ -383,10 +386,27 @@ def _limits(config: RunConfig, task: Task) -> Limits:
     )
 
 
-def _bounds(config: RunConfig) -> Bounds:
+def _fitted(
+    config: RunConfig, provider: Provider, episodes: int, on_event: OnEvent
+) -> EngineConfig:
+    """The engine's numbers as this machine can hold them. Blocking."""
     engine = config.engine
+    if engine.live == "auto":
+        most = preflight.prepare(
+            min(engine.live_most, episodes), provider.footprint, exact=False
+        ).live
+        return engine.model_copy(
+            update={"live_most": most, "live_start": min(engine.live_start, most)}
+        )
+    found = preflight.prepare(min(engine.live, episodes), provider.footprint)
+    for note in found.notes:
+        on_event(Note(text=note))
+    return engine.model_copy(update={"live": found.live})
+
+
+def _bounds(engine: EngineConfig) -> Bounds:
     return Bounds(
-        live=_first_live(engine),
+        live=engine.live_start if engine.live == "auto" else engine.live,
         preparing=engine.preparing,
         verifying=engine.verifying,
         tries=engine.tries,
@@ -394,16 +414,10 @@ def _bounds(config: RunConfig) -> Bounds:
     )
 
 
-def _first_live(engine: EngineConfig) -> int:
-    if engine.live != "auto":
-        return engine.live
-    return min(engine.live_start, engine.live_most)
-
-
 def _admission(engine: EngineConfig) -> Admission | None:
     if engine.live != "auto":
         return None
-    return Admission(start=_first_live(engine), most=engine.live_most)
+    return Admission(start=engine.live_start, most=engine.live_most)
 
 
 def _pool(config: RunConfig, provider: Provider) -> Pool:

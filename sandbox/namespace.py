@@ -22,7 +22,7 @@ from headrace.aio import in_thread, run_shielded
 from headrace.configs.models import ImagesConfig
 from headrace.errors import ContractError, SandboxError, boundary
 from headrace.sandbox import cgroups, leases, seccomp
-from headrace.sandbox.base import Limits, SandboxSpec
+from headrace.sandbox.base import Footprint, Limits, SandboxSpec
 from headrace.sandbox.egress_proxy import lacks, proxied, proxy_env, wants_proxy
 from headrace.sandbox.leases import children_of
 from headrace.sandbox.namespace_images import Image, Images
@@ -63,6 +63,7 @@ class NamespaceProvider:
     """See `Provider`. `async with` it; sandboxes must be closed before it is left."""
 
     name = "namespace"
+    footprint = Footprint(memory_bytes=2 << 20, processes=7, files=9)
 
     def __init__(
         self,

@@ -61,6 +61,7 @@ class Pool:
         """Not opened ahead until one was opened when it was needed."""
         self._group: asyncio.TaskGroup | None = None
         self.name = provider.name
+        self.footprint = provider.footprint
         self.hits = 0
         """Sandboxes that were opened before they were asked for, or were on their way."""
         self.misses = 0
