@@ -70,6 +70,7 @@ class Driver:
         `groups`: which groups let go of their stragglers; None: none does.
         """
         self._held = set(held)
+        self._driving = False
         self._planned = {p.id: p for p in planned}
         self._parts = parts
         self._sink = sink
@@ -100,6 +101,7 @@ class Driver:
 
     async def drive(self) -> Snapshot:
         """Run the plan to its end, or to the end that was asked for."""
+        self._driving = True
         self._submit([id for id, p in self._planned.items() if p.task.name not in self._held])
         self._shutdown.listener = self._wake.set
         try:
@@ -125,6 +127,8 @@ class Driver:
         """The episodes of these tasks may start, unless the run is stopping."""
         names = self._held.intersection(tasks)
         self._held -= names
+        if not self._driving:
+            return
         self._submit([id for id, p in self._planned.items() if p.task.name in names])
         self._wake.set()
 
