@@ -63,3 +63,9 @@ def read(run: Path) -> LiveLimits | None:
 def clear(run: Path) -> None:
     """A session begins: what an earlier one was asked for is over."""
     (run / LIMITS_FILE).unlink(missing_ok=True)
+
+
+def words(limits: LiveLimits) -> str:
+    """For people: `live = 64, warm = 8`."""
+    fields = ((name, getattr(limits, name)) for name in limits.__struct_fields__)
+    return ", ".join(f"{name} = {value}" for name, value in fields if value is not None)

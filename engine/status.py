@@ -72,6 +72,10 @@ class Status(Record, frozen=True, kw_only=True):
     ended: bool = False
     """The last word of a process that ended in order."""
 
+    def running(self, now: float) -> bool:
+        """It has spoken within `STALE_S` and not for the last time."""
+        return not self.ended and now - self.at <= STALE_S
+
 
 def write(run: Path, status: Status) -> None:
     """Blocking. Raises `StoreError`."""

@@ -52,6 +52,7 @@ class Steering:
         on_event: OnEvent,
         process: str = "main",
         clock: Callable[[], float] = time.monotonic,
+        host: Callable[[Path], HostLoad] = read_host,
         every_s: float = EVERY_S,
     ) -> None:
         """`admission` None: the number of live episodes is fixed."""
@@ -65,6 +66,7 @@ class Steering:
         self._on_event = on_event
         self._process = process
         self._clock = clock
+        self._read_host = host
         self._every_s = every_s
         self._began = clock()
         self._fixed: int | None = None
@@ -101,7 +103,7 @@ class Steering:
     # --- sensors ---
 
     async def _look(self) -> None:
-        self._host = await in_thread(read_host, self._folder)
+        self._host = await in_thread(self._read_host, self._folder)
         try:
             async with asyncio.timeout(ANSWER_S):
                 found = await self._policy.load()
@@ -136,7 +138,7 @@ class Steering:
         )
         if asked.warm is not None and self._pool is not None:
             self._pool.most = asked.warm
-        self._on_event(Note(text=f"limits changed: {_words(asked)}"))
+        self._on_event(Note(text=f"limits changed: {live_limits.words(asked)}"))
 
     # --- decisions ---
 
@@ -215,8 +217,3 @@ class Steering:
         if text not in self._told:
             self._told.add(text)
             self._on_event(Note(text=text))
-
-
-def _words(limits: LiveLimits) -> str:
-    fields = ((name, getattr(limits, name)) for name in limits.__struct_fields__)
-    return ", ".join(f"{name} = {value}" for name, value in fields if value is not None)
