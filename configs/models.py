@@ -223,6 +223,9 @@ class EngineConfig(Section):
     retry_budget: Annotated[int, Field(ge=0)] | None = None
     """Further tries that all episodes may take together when the infrastructure fails. Once they
     are spent, a failed episode stays failed until the run is resumed; None: as `tries` allows."""
+    metrics_port: Port | None = None
+    """Serve Prometheus metrics at `http://127.0.0.1:PORT/metrics` while the run goes on; 0: a free
+    port, which is told. None: do not."""
     min_group: PositiveInt | None = None
     """A group with so many graded episodes lets its stragglers go: those that have taken longer
     than `patience` times its slowest graded one. They leave no record and are not owed. That

@@ -153,6 +153,11 @@ class Driver:
         return self._scheduler.wants
 
     @property
+    def retries(self) -> int:
+        """Further tries that were granted."""
+        return self._scheduler.retries
+
+    @property
     def planned(self) -> int:
         return len(self._planned)
 
@@ -270,6 +275,7 @@ class Driver:
         self.finished += 1
         graded = not is_owed(episode)
         self._groups.ended(episode.task_digest, episode.id, self._clock(), graded=graded)
+        self._meters.outcomes[_outcome(episode, graded=graded)] += 1
         fault = episode.verdict.fault
         self._on_event(
             EpisodeFinished(
@@ -359,6 +365,12 @@ class Driver:
     def on_verified(self, id: str) -> None:
         self._scheduler.verified(id)
         self._wake.set()
+
+
+def _outcome(episode: Episode, *, graded: bool) -> str:
+    if not graded:
+        return "infrastructure"
+    return "passed" if episode.verdict.passed else "failed"
 
 
 class _Stages:

@@ -7,6 +7,7 @@ saw, so its percentiles are estimates once it has seen more than `size` values.
 import asyncio
 import random
 import time
+from collections import Counter
 
 RECENT = 1000
 """Values kept between two looks of whoever steers."""
@@ -53,6 +54,8 @@ class Meters:
         self._recent_starts: list[float] = []
         self._recent_lags: list[float] = []
         self.started = 0
+        self.outcomes: Counter[str] = Counter()
+        """Durable episodes: `passed`, `failed` and `infrastructure`."""
         self.turns = 0
         self.sampled_tokens = 0
         self._wall = time.monotonic()

@@ -8,6 +8,8 @@ import asyncio
 import re
 from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
+from contextlib import AsyncExitStack
+from functools import partial
 from pathlib import Path
 
 from headrace.aio import background, fan_out, in_thread, unwrap
@@ -18,6 +20,7 @@ from headrace.engine.driver import Driver
 from headrace.engine.episode import Parts, Planned
 from headrace.engine.evaluate import curve
 from headrace.engine.events import Note, OnEvent, Preparing, RunFinished, RunStarted, ignore
+from headrace.engine.exporter import exported
 from headrace.engine.groups import Groups
 from headrace.engine.image_phase import ImagePhase
 from headrace.engine.limits import combine
@@ -234,11 +237,17 @@ class _Session:
             on_event=self._on_event,
         )
         await in_thread(live_limits.clear, self._folder.path)
-        async with (
-            background(self._meters.watch_loop()),
-            background(steering.steer()),
-            background(keep_warm(driver, pool, parts)),
-        ):
+        async with AsyncExitStack() as stack:
+            port = self._config.engine.metrics_port
+            if port is not None:
+                address = await stack.enter_async_context(exported(port, lambda: steering.latest))
+                self._on_event(Note(text=f"metrics: {address}"))
+            for beside in (
+                self._meters.watch_loop,
+                steering.steer,
+                partial(keep_warm, driver, pool, parts),
+            ):
+                await stack.enter_async_context(background(beside()))
             await driver.drive()
         await steering.show(ended=True)
 

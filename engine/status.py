@@ -26,6 +26,20 @@ class Rates(Record, frozen=True, kw_only=True):
     sampled_tokens: float = 0.0
 
 
+class Totals(Record, frozen=True, kw_only=True):
+    """Of this process in this session."""
+
+    turns: int = 0
+    sampled_tokens: int = 0
+    starts: int = 0
+    """Sandboxes that were opened and answered."""
+    retries: int = 0
+    outcomes: dict[str, int] = {}
+    """Durable episodes: `passed`, `failed` and `infrastructure`."""
+    pool_hits: int = 0
+    pool_misses: int = 0
+
+
 class Slow(Record, frozen=True, kw_only=True):
     """An episode under way."""
 
@@ -63,6 +77,7 @@ class Status(Record, frozen=True, kw_only=True):
     breaker_open: bool = False
     warm: int = 0
     rates: Rates = Rates()
+    totals: Totals = Totals()
     lag_p99_s: float = 0.0
     model: ModelLoad | None = None
     host: HostLoad = HostLoad()

@@ -24,7 +24,7 @@ from headrace.engine.events import Note, OnEvent
 from headrace.engine.host import read_host
 from headrace.engine.live_limits import LiveLimits
 from headrace.engine.meters import Meters
-from headrace.engine.status import Rates, Slow, Status
+from headrace.engine.status import Rates, Slow, Status, Totals
 from headrace.errors import HeadraceError
 from headrace.policies.base import ModelLoad, Policy
 from headrace.sandbox.pool import Pool
@@ -73,6 +73,8 @@ class Steering:
         """Live episodes as somebody asked for while the run goes on."""
         self._asked: LiveLimits | None = None
         self._lag_s = 0.0
+        self.latest: Status | None = None
+        """What was shown last."""
         self._why: str = Reason.FIXED
         self._model: ModelLoad | None = None
         self._model_at: float | None = None
@@ -96,7 +98,8 @@ class Steering:
     async def show(self, *, ended: bool = False) -> None:
         """Write the status."""
         try:
-            await in_thread(status.write, self._folder, self._status(ended=ended))
+            self.latest = self._status(ended=ended)
+            await in_thread(status.write, self._folder, self.latest)
         except (HeadraceError, OSError) as e:
             self._tell(f"the run's status cannot be written: {e}")
 
@@ -188,6 +191,7 @@ class Steering:
             breaker_open=breaker.is_open,
             warm=0 if self._pool is None else self._pool.warm,
             rates=self._rates(),
+            totals=self._totals(),
             lag_p99_s=self._lag_s,
             model=self._model,
             host=self._host,
@@ -209,6 +213,18 @@ class Steering:
             (b - a) / seconds for a, b in zip(first[1:], last[1:], strict=True)
         )
         return Rates(episodes=episodes, turns=turns, sampled_tokens=tokens)
+
+    def _totals(self) -> Totals:
+        meters, pool = self._meters, self._pool
+        return Totals(
+            turns=meters.turns,
+            sampled_tokens=meters.sampled_tokens,
+            starts=meters.started,
+            retries=self._driver.retries,
+            outcomes=dict(meters.outcomes),
+            pool_hits=0 if pool is None else pool.hits,
+            pool_misses=0 if pool is None else pool.misses,
+        )
 
     def _slowest(self) -> tuple[Slow, ...]:
         return tuple(islice(self._driver.under_way(), SLOWEST))

@@ -1,4 +1,4 @@
-"""`headrace top` and `headrace limits`: look at a run that goes on, and change its bounds."""
+"""`headrace top`, `limits` and `trace`: into a run, and new bounds for one that goes on."""
 
 from pathlib import Path
 from typing import Annotated, Literal
@@ -69,6 +69,27 @@ def limits(
     typer.echo(f"asked for: {live_limits.words(both)}")
     if not any(one.running(time.time()) for one in status.read(run)):
         typer.echo("no process of this run is at work, so nobody heard it", err=True)
+
+
+def trace(
+    run: Run,
+    out: Annotated[
+        Path, typer.Option("--out", "-o", metavar="FILE", help="The JSON file to write.")
+    ],
+) -> None:
+    """Write a run's timeline for Perfetto (ui.perfetto.dev) or a browser's own trace viewer.
+
+    A row is a place among the live episodes; in it follow start, policy, commands and verifier.
+    """
+    from headrace.engine.run_folder import read_manifest
+    from headrace.engine.trace import Stored, write_trace
+
+    read_manifest(run)
+    stored = Stored(run)
+    written = write_trace(stored, out)
+    for damage in stored.damage:
+        typer.echo(f"unreadable: {damage}", err=True)
+    typer.echo(f"{written} episode{'' if written == 1 else 's'} in {out}")
 
 
 def _live(given: str | None) -> int | Literal["auto"] | None:
