@@ -223,6 +223,11 @@ class EngineConfig(Section):
     retry_budget: Annotated[int, Field(ge=0)] | None = None
     """Further tries that all episodes may take together when the infrastructure fails. Once they
     are spent, a failed episode stays failed until the run is resumed; None: as `tries` allows."""
+    order: Literal["plan", "longest-first"] = "plan"
+    """`longest-first` starts the tasks first that took longest in `history`, and those it does not
+    know before all, so that no long one is left for the end. Siblings stay together."""
+    history: tuple[str, ...] = ()
+    """Run folders that tell how long tasks take, besides the run's own."""
     metrics_port: Port | None = None
     """Serve Prometheus metrics at `http://127.0.0.1:PORT/metrics` while the run goes on; 0: a free
     port, which is told. None: do not."""

@@ -21,7 +21,8 @@ from headrace.engine.episode import Parts, Planned
 from headrace.engine.evaluate import curve
 from headrace.engine.events import Note, OnEvent, Preparing, RunFinished, RunStarted, ignore
 from headrace.engine.exporter import exported
-from headrace.engine.groups import Groups
+from headrace.engine.groups import Groups, longest_first
+from headrace.engine.history import seconds_by_task
 from headrace.engine.image_phase import ImagePhase
 from headrace.engine.limits import combine
 from headrace.engine.meters import Meters
@@ -119,7 +120,7 @@ async def _run(
             policy=policy.name,
         )
         on_event(started)
-        todo = [p for p in plan if p.id in due]
+        todo = await in_thread(_ordered, config, [p for p in plan if p.id in due], out)
         session = _Session(config, folder, todo, shutdown, on_event, groups)
         if todo:
             await session.drive(provider, policy)
@@ -438,6 +439,17 @@ def _pool(config: RunConfig, provider: Provider) -> Pool:
         most=preparing if warm is None else warm,
         opening=max(1, preparing // 4),
     )
+
+
+def _ordered(config: RunConfig, todo: list[Planned], out: Path) -> list[Planned]:
+    """In the order in which they start. Blocking."""
+    if config.engine.order == "plan":
+        return todo
+    seconds = seconds_by_task([out, *map(Path, config.engine.history)])
+    groups: dict[str, list[Planned]] = {}
+    for planned in todo:
+        groups.setdefault(planned.task.digest, []).append(planned)
+    return [p for digest in longest_first(list(groups), seconds) for p in groups[digest]]
 
 
 def _dropped(plan: Sequence[Planned], counted: Counted, enough: int | None) -> int:
