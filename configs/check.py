@@ -105,7 +105,8 @@ def _problems(error: ErrorDetails, data: Mapping[str, Any]) -> Iterator[Problem]
 
 def _is_kind(loc: Sequence[int | str], data: Mapping[str, Any]) -> bool:
     """Whether an error's place ends in the kind of value that was tried, below a key."""
-    return isinstance(loc[-1], str) and _field(".".join(map(str, loc[:-1])), data) is not None
+    field = _field(".".join(map(str, loc[:-1])), data)
+    return isinstance(loc[-1], str) and field is not None and not field.is_table
 
 
 def _wrong_type_of_table(
