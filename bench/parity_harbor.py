@@ -3,7 +3,6 @@
 import json
 import os
 import subprocess
-import time
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
@@ -61,8 +60,7 @@ def run(ready: Ready, policy: str, work: Path, concurrency: int) -> dict[str, Ou
     return dict(_outcome(json.loads(path.read_text())) for path in results)
 
 
-def _call(arguments: Sequence[str]) -> float:
-    begun = time.monotonic()
+def _call(arguments: Sequence[str]) -> None:
     environment = os.environ | {
         "HARBOR_TELEMETRY": "0",
         "LITELLM_LOCAL_MODEL_COST_MAP": "True",
@@ -77,7 +75,6 @@ def _call(arguments: Sequence[str]) -> float:
     )
     if done.returncode:
         raise SystemExit(f"harbor {' '.join(arguments)}: {(done.stdout + done.stderr)[-2000:]}")
-    return time.monotonic() - begun
 
 
 def _outcome(result: Mapping[str, Any]) -> tuple[str, Outcome]:

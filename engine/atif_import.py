@@ -61,6 +61,9 @@ class Around(msgspec.Struct, frozen=True):
 
     task: str | None = None
     verdict: Verdict | None = None
+    """Of the trial; the verdict in an export of ours says more and stands."""
+    given: Verdict | None = None
+    """The caller's: it goes over every other."""
     stop_reason: StopReason | None = None
     sample: int = 0
 
@@ -77,8 +80,8 @@ def to_episode(document: Document, around: Around, *, name: str) -> Episode:
     base = _ours(document, name)
     if base is None:
         base = _foreign(document, around, opening, turns)
-    if around.verdict is not None:
-        base = msgspec.structs.replace(base, verdict=around.verdict)
+    if around.given is not None:
+        base = msgspec.structs.replace(base, verdict=around.given)
     return msgspec.structs.replace(
         base,
         prompt="" if opening == base.instruction else opening,

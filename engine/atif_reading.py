@@ -6,6 +6,7 @@ over, wrong types and broken references are a `TrajectoryError` that names the p
 """
 
 import math
+import stat
 from pathlib import Path
 from typing import Any, Final
 
@@ -82,9 +83,11 @@ class Document(msgspec.Struct):
 def read_document(path: Path) -> Document:
     """The document in a file. Raises `TrajectoryError`."""
     try:
-        size = path.stat().st_size
-        if size > MAX_BYTES:
-            raise TrajectoryError(f"{path} has {size} bytes; at most {MAX_BYTES} are read")
+        found = path.stat()
+        if not stat.S_ISREG(found.st_mode):  # a FIFO would be waited for, a device has no end
+            raise TrajectoryError(f"{path}: expected a trajectory, found no regular file")
+        if found.st_size > MAX_BYTES:
+            raise TrajectoryError(f"{path} has {found.st_size} bytes; at most {MAX_BYTES} are read")
         data = path.read_bytes()
     except OSError as e:
         raise TrajectoryError(f"{path} cannot be read: {e.strerror or e}") from e

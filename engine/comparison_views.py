@@ -203,6 +203,11 @@ def _render(found: Comparison) -> Iterator[RenderableType]:
     for heading, tasks in (("gained", found.gained), ("lost", found.lost)):
         if tasks:
             yield Group(Text(), _moved(heading, tasks))
+    if found.settings:
+        differ = plain_table("settings that differ", "A", "B", text=3)
+        for s in found.settings:
+            differ.add_row(*(Text(visible(value)) for value in (s.key, s.a, s.b)))
+        yield Group(Text(), differ)
     yield Text(f"\n{found.same} tasks pass as often in both", style="dim")
     yield Text(verdict(found), style="bold")
 

@@ -186,7 +186,7 @@ class Attempt:
                 name=step.name, stop_reason=reason, stop_detail=detail, verdict=verdict
             )
             self._results.append(result)
-            if steps.too_low(step, verdict) is not None:
+            if not steps.goes_on(step, verdict):
                 break
         self._verdict = steps.sum_up(task, self._results, strict=self._parts.strict)
 

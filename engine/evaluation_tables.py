@@ -3,7 +3,6 @@
 from collections.abc import Iterator
 
 from rich.console import Group, RenderableType
-from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
@@ -63,7 +62,7 @@ def _report(report: Report) -> Iterator[RenderableType]:
 
 def _notices(report: Report) -> Iterator[RenderableType]:
     for notice in notices(report):
-        yield Padding(Text(visible(notice), style="yellow"), (0, 0, 0, 0))
+        yield Text(visible(notice), style="yellow")
 
 
 def _rates(e: Evaluation, *, parts: tuple[str, ...]) -> Iterator[RenderableType]:

@@ -213,31 +213,32 @@ def _around(path: Path, rewards: Mapping[str, float]) -> Around:
             if name in rewards:
                 value = rewards[name]
                 verdict = Verdict(reward=min(1.0, max(0.0, value)), rewards={"reward": value})
-                return msgspec.structs.replace(around, verdict=verdict)
+                return msgspec.structs.replace(around, given=verdict)
     return around
 
 
 def _names(path: Path) -> Iterator[str]:
     yield path.stem
     yield path.parent.parent.name  # of a Harbor trial
-    try:
-        document = json.loads(path.read_bytes())
-    except (OSError, ValueError, RecursionError):
-        return
-    if isinstance(document, dict):
-        for key in ("trajectory_id", "session_id"):
-            if isinstance(document.get(key), str):
-                yield document[key]
+    document = _object(path) or {}
+    for key in ("trajectory_id", "session_id"):
+        if isinstance(document.get(key), str):
+            yield document[key]
 
 
 def _trial_result(path: Path) -> dict[str, Any] | None:
     if path.name != TRAJECTORY or path.parent.name != "agent":
         return None
+    return _object(path.parent.parent / "result.json")
+
+
+def _object(path: Path) -> dict[str, Any] | None:
+    """The JSON object in a regular file; None for anything else."""
     try:
-        result = json.loads((path.parent.parent / "result.json").read_bytes())
+        found = json.loads(path.read_bytes()) if path.is_file() else None
     except (OSError, ValueError, RecursionError):
         return None
-    return result if isinstance(result, dict) else None
+    return found if isinstance(found, dict) else None
 
 
 def _of_trial(result: Mapping[str, Any]) -> Around:

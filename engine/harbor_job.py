@@ -103,7 +103,7 @@ class JobWriter:
         }
         _write(self._out / "config.json", config)
         _write(self._out / "result.json", result)
-        (self._out / "job.log").write_text(f"exported from the headrace run {self._run}\n")
+        _write_text(self._out / "job.log", f"exported from the headrace run {self._run}\n")
 
     def _name(self, episode: Episode) -> str:
         """`<task>__<id>`, with as much of the id as makes it the only one."""
@@ -189,7 +189,6 @@ def _trial_result(
         "agent_info": info,
         "agent_result": _agent_result(episode),
         "verifier_result": _verifier_result(episode.verdict),
-        "verifier_environment_mode": None if episode.steps else "shared",
         "exception_info": _exception(episode),
         "started_at": _time(start),
         "finished_at": _time(start + _lived_s(episode)),
@@ -257,13 +256,12 @@ def _write_agent(folder: Path, episode: Episode, model: str | None, step: str | 
 
 
 def _write_verifier(folder: Path, verdict: Verdict) -> None:
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / "test-stdout.txt").write_text(verdict.log_tail)
+    _write_text(folder / "test-stdout.txt", verdict.log_tail)
     result = _verifier_result(verdict)
     if result is None:
         return
     if list(result["rewards"]) == ["reward"]:
-        (folder / "reward.txt").write_text(f"{_number(result['rewards']['reward'])}\n")
+        _write_text(folder / "reward.txt", f"{_number(result['rewards']['reward'])}\n")
     else:
         _write(folder / "reward.json", result["rewards"])
 
@@ -289,9 +287,9 @@ def _write_artifacts(folder: Path, episode: Episode, artifacts: Path | None) -> 
 
 def _write_log(folder: Path, episode: Episode, error: _Json | None) -> None:
     line = f"{episode.id}: {episode.stop_reason.value} after {len(episode.turns)} turns\n"
-    (folder / "trial.log").write_text(line)
+    _write_text(folder / "trial.log", line)
     if error is not None:
-        (folder / "exception.txt").write_text(error["exception_traceback"] + "\n")
+        _write_text(folder / "exception.txt", error["exception_traceback"] + "\n")
 
 
 def _lived_s(episode: Episode) -> float:
@@ -312,5 +310,14 @@ def _number(value: float) -> str:
 
 
 def _write(path: Path, value: _Json | Iterable[Any]) -> None:
+    _write_bytes(path, msgspec.json.format(msgspec.json.encode(value), indent=2) + b"\n")
+
+
+def _write_text(path: Path, text: str) -> None:
+    """In UTF-8, whatever the locale says."""
+    _write_bytes(path, text.encode())
+
+
+def _write_bytes(path: Path, data: bytes) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(msgspec.json.format(msgspec.json.encode(value), indent=2) + b"\n")
+    path.write_bytes(data)

@@ -90,12 +90,12 @@ def find(run: Path, episode: str) -> Episode | None:
     return None
 
 
-def find_one(run: Path, start: str) -> Episode:
-    """The newest record of the one id that begins with `start`.
+def find_one(run: Path, start: str, *, on_damage: OnDamage) -> Episode:
+    """The newest record of the one id that is `start`, or that begins with it.
 
     Raises `RunFolderError` when no id or more than one does.
     """
-    ids = {key for key in iter_ids(run, on_damage=_pass_over) if key.startswith(start)}
+    ids = {key for key in iter_ids(run, on_damage=on_damage) if key.startswith(start)}
     if len(ids) > 1 and start not in ids:
         shown = ", ".join(sorted(ids)[:5]) + (", ..." if len(ids) > 5 else "")
         raise RunFolderError(f"{run}: {len(ids)} episodes begin with {start}: {shown}; give more")

@@ -36,6 +36,7 @@ from headrace.engine.steering import Steering
 from headrace.engine.store import Store
 from headrace.engine.summary import Counted, Summary, summarise, write
 from headrace.engine.warming import keep_warm
+from headrace.engine.world import limits_of
 from headrace.errors import TaskError
 from headrace.policies.base import Policy
 from headrace.policies.registry import build
@@ -43,6 +44,7 @@ from headrace.sandbox.base import Limits, Provider
 from headrace.sandbox.pool import Pool
 from headrace.sandbox.providers import Chosen, choose
 from headrace.tasks.catalog import Catalog, load
+from headrace.tasks.phases import asks_for_network
 from headrace.tasks.recipes import unsupported
 from headrace.types import Task, Turn
 from headrace.verifiers import registry as verifiers
@@ -295,16 +297,6 @@ async def _refused(provider: Provider, tasks: Sequence[Task], *, network: bool) 
     return {task.name: reason for task, reason in told if reason is not None}
 
 
-def _without_network(tasks: Sequence[Task]) -> int:
-    """Tasks that ask for a network in some phase."""
-
-    def asks(task: Task) -> bool:
-        phases = (task.environment.network, task.agent.network, task.verifier.network)
-        return any(phase is not None and phase.mode != "none" for phase in phases)
-
-    return sum(asks(task) for task in tasks)
-
-
 # --- from configuration to parts ------------------------------------------------------------
 
 
@@ -317,8 +309,8 @@ def _catalog(config: RunConfig, on_event: OnEvent) -> Catalog:
     odd = [f"{name}: {'; '.join(warnings)}" for name, warnings in catalog.warnings.items()]
     _tell(left_out, "tasks left out", source.source, on_event)
     _tell(odd, "tasks with warnings", source.source, on_event)
-    cut_off = _without_network(catalog.tasks) if config.sandbox.network == "none" else 0
-    if cut_off:
+    cut_off = sum(map(asks_for_network, catalog.tasks))
+    if cut_off and config.sandbox.network == "none":
         on_event(
             Note(
                 text=f"{cut_off} of {len(catalog.tasks)} tasks ask for a network and get none;"
@@ -386,14 +378,15 @@ def _open(
 
 def _limits(config: RunConfig, task: Task) -> Limits:
     """The task's limits where it names them, else the run's."""
-    recipe, ours = task.environment, config.sandbox
-    return Limits(
-        cpus=ours.cpus if recipe.cpus is None else recipe.cpus,
-        memory_mb=ours.memory_mb if recipe.memory_mb is None else recipe.memory_mb,
+    ours = config.sandbox
+    runs = Limits(
+        cpus=ours.cpus,
+        memory_mb=ours.memory_mb,
         pids=ours.pids,
-        storage_mb=ours.storage_mb if recipe.storage_mb is None else recipe.storage_mb,
+        storage_mb=ours.storage_mb,
         max_output_bytes=ours.max_output_bytes,
     )
+    return limits_of(task.environment, runs)
 
 
 def _fitted(

@@ -96,17 +96,12 @@ def not_begun(step: StepRecipe, error: SandboxError) -> StepResult:
     )
 
 
-def too_low(step: StepRecipe, verdict: Verdict) -> str | None:
-    """Why the steps after this one are not done, or None."""
+def goes_on(step: StepRecipe, verdict: Verdict) -> bool:
+    """Whether the step after this one is done: a key that is missing is below its least."""
     if verdict.reward is None:
-        return f"step {step.name!r} has no reward"
-    for key, least in step.min_reward.items():
-        found = _values(verdict).get(key)
-        if found is None:
-            return f"step {step.name!r} wrote no {key!r}; at least {least:g} was expected"
-        if found < least:
-            return f"step {step.name!r}: {key} = {found:g}; at least {least:g} was expected"
-    return None
+        return False
+    found = _values(verdict)
+    return all(key in found and found[key] >= least for key, least in step.min_reward.items())
 
 
 def sum_up(task: Task, results: Sequence[StepResult], *, strict: bool = False) -> Verdict:

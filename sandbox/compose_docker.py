@@ -31,6 +31,7 @@ from headrace.sandbox.compose_project import (
     Names,
     copied_folders,
     image_of,
+    limits_of,
     networks_of,
     project,
 )
@@ -154,7 +155,7 @@ class Compose:
             sandbox = ComposeSandbox(
                 self._engine,
                 names.container(compose.service),
-                spec,
+                _limited(spec, document["services"][compose.service]),
                 workdir=str(workdir),
                 image_user=given.get("user") or image.user,
                 on_left_behind=on_left_behind,
@@ -274,6 +275,11 @@ def _plain(recipe: EnvironmentRecipe, **of: str) -> EnvironmentRecipe:
     return EnvironmentRecipe(**of, build_timeout_s=recipe.build_timeout_s)  # type: ignore[arg-type]
 
 
+def _limited(spec: SandboxSpec, service: Mapping[str, Any]) -> SandboxSpec:
+    """`spec` with the limits that a service has, which its file may have set."""
+    return msgspec.structs.replace(spec, limits=limits_of(service, spec.limits))
+
+
 def _text(path: str) -> str:
     return Path(path).read_text(errors="replace")
 
@@ -322,7 +328,7 @@ class ComposeSandbox(DockerSandbox):
             self._sidecars[name] = Sidecar(
                 self._engine,
                 self._names.container(name),
-                self._spec,
+                _limited(self._spec, services[name]),
                 workdir=str(services[name].get("working_dir") or ""),
                 image_user=str(services[name].get("user") or ""),
                 on_left_behind=lambda container: None,
@@ -330,21 +336,9 @@ class ComposeSandbox(DockerSandbox):
         return self._sidecars[name]
 
     async def pids(self) -> list[int]:
-        """Of every container with a network of its own that runs; the agent's is the first."""
+        """The first process of every container that runs."""
         states = await self._states()
-        assert self._spec.compose is not None
-        main = self._spec.compose.service
-        order = [main, *(name for name in states if name != main)]
-        services = self._document["services"]
-        return [
-            int(states[name]["Pid"])
-            for name in order
-            if name == main
-            or (
-                states[name].get("Running")
-                and not services[name].get("network_mode", "").startswith("service:")
-            )
-        ]
+        return [int(state["Pid"]) for state in states.values() if state.get("Running")]
 
     # --- in place of a single container's ---
 

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from headrace.aio import in_thread, run_shielded
-from headrace.errors import SandboxError, TaskError
+from headrace.errors import SandboxError, TaskError, boundary
 from headrace.sandbox import leases
 from headrace.sandbox.compose import files_named, includes, inside, roots
 from headrace.tasks.yaml_file import MAX_BYTES, parse_yaml
@@ -43,7 +43,7 @@ def scan(compose: ComposeFile) -> str:
         implied = ((".env of the folder", ".env"),)  # read without being named
         for key, name in (*implied, *files_named(document)):
             found = os.path.join(folder, name)
-            if "$" in name or "://" in name or not inside(found, allowed):
+            if _is_elsewhere(name) or "://" in name or not inside(found, allowed):
                 raise TaskError(
                     f"{path}: {key} names {name}, expected a plain path in the task's folder"
                 )
@@ -51,12 +51,17 @@ def scan(compose: ComposeFile) -> str:
                 todo.append((found, os.path.dirname(found)))
         for paths, name in includes(document):
             where = os.path.join(folder, name)
-            if "$" in name or not inside(where, allowed):
+            if _is_elsewhere(name) or not inside(where, allowed):
                 raise TaskError(
                     f"{path}: include has the folder {name}, expected one in the task's folder"
                 )
             todo += [(os.path.join(folder, each), where) for each in paths]
     return "\n".join(seen.values())
+
+
+def _is_elsewhere(name: str) -> bool:
+    """Whether `docker compose` makes another path of it: a variable's value, a home folder."""
+    return "$" in name or name.startswith("~")
 
 
 def _read(path: str) -> str:
@@ -68,7 +73,10 @@ def _read(path: str) -> str:
 
 
 class Scratch:
-    """Copies of folders for the length of a block: `async with` gives {source: copy}."""
+    """Copies of folders for the length of a block: `async with` gives {source: copy}.
+
+    Raises `SandboxError` for what cannot be copied, such as onto a full disk; nothing is left then.
+    """
 
     def __init__(self, name: str, episode: str, sources: Sequence[str]) -> None:
         self._name = name
@@ -81,7 +89,8 @@ class Scratch:
         if not self._sources:
             return {}
         try:
-            return await run_shielded(in_thread(self._make))
+            with boundary(SandboxError, f"copy what the compose file of {self._episode} mounts"):
+                return await run_shielded(in_thread(self._make))
         except BaseException:
             await run_shielded(in_thread(self._drop))
             raise

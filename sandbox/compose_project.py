@@ -141,7 +141,7 @@ def _service(
         # With IPv6 on, this machine's own end of the bridge has an address: its services are there.
         kept = {k: v for k, v in given["sysctls"].items() if not k.startswith("net.ipv6.")}
         out["sysctls"] = kept
-    _connect(name, out, given, spec, names)
+    _connect(out, given, spec, names)
     return out
 
 
@@ -189,11 +189,7 @@ def _words(value: Any) -> list[str]:
 
 
 def _connect(
-    name: str,
-    out: dict[str, Any],
-    given: Mapping[str, Any],
-    spec: SandboxSpec,
-    names: Names,
+    out: dict[str, Any], given: Mapping[str, Any], spec: SandboxSpec, names: Names
 ) -> None:
     mode = given.get("network_mode") or ""
     out.pop("networks", None)
@@ -255,11 +251,23 @@ def _limits(given: Mapping[str, Any], ours: Limits) -> dict[str, Any]:
     memory = _bytes(given.get("mem_limit") or own.get("memory") or 0) or (
         (ours.memory_mb or 0) << 20
     )
-    pids = given.get("pids_limit") or own.get("pids") or ours.pids
+    pids = int(given.get("pids_limit") or own.get("pids") or 0)
+    if pids <= 0:  # -1 is no limit, which is not the file's to give
+        pids = ours.pids or 0
     out: dict[str, Any] = {"cpus": cpus} if cpus else {}
     if memory:
         out["mem_limit"] = out["memswap_limit"] = str(memory)
     return {**out, "pids_limit": pids} if pids else out
+
+
+def limits_of(service: Mapping[str, Any], ours: Limits) -> Limits:
+    """What a service of the document that is run is limited to."""
+    return msgspec.structs.replace(
+        ours,
+        cpus=service.get("cpus"),
+        memory_mb=int(service["mem_limit"]) >> 20 if "mem_limit" in service else None,
+        pids=service.get("pids_limit"),
+    )
 
 
 def _bytes(value: object) -> int:

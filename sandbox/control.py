@@ -213,12 +213,12 @@ class Control:
         reply = await self._ask("hr_uptime {}")
         try:
             uptime_s = float(reply[1])
-        except (IndexError, ValueError):
+            now = time.monotonic()
+            low = uptime_s - (now - span.began)
+            high = uptime_s - (asked - span.began)
+            return int(low * _TICKS) - 1, int(high * _TICKS) + 2
+        except (IndexError, ValueError, OverflowError):  # the last two: `inf` and `nan` are floats
             raise SandboxError(f"expected the sandbox's uptime, found {reply[1:]}") from None
-        now = time.monotonic()
-        low = uptime_s - (now - span.began)
-        high = uptime_s - (asked - span.began)
-        return int(low * _TICKS) - 1, int(high * _TICKS) + 2
 
     async def interrupt(self, window: tuple[int, int], last_pid: int, pids: list[int]) -> None:
         """What Ctrl-C does: SIGINT to what the command started and to the shell, `pids[0]`."""

@@ -134,17 +134,18 @@ class DockerProvider:
 
     @asynccontextmanager
     async def _proxied(self, sandbox: DockerSandbox, spec: SandboxSpec) -> AsyncIterator[None]:
-        """A proxy in each container of the sandbox, while it follows the spec's policy."""
+        """A proxy in each network of the sandbox, while it follows the spec's policy."""
         assert spec.egress is not None
-        pids = await sandbox.pids()
+        # Containers may share one: `network_mode: service:...`.
+        networks = {_network_of(pid): pid for pid in await sandbox.pids()}
         seen = await sandbox.exec("readlink /proc/self/ns/net", timeout_s=LOOK_S)
-        if seen.stdout.decode(errors="replace").strip() != _network_of(pids[0]):
+        if seen.stdout.decode(errors="replace").strip() not in networks:
             raise SandboxError(
                 "the proxy of a sandbox could not be opened: the engine's processes are not "
                 "visible from here (is it on another machine, or are we in a container?): run "
                 "beside the engine, or set sandbox.network = 'none'"
             )
-        async with proxied(spec.egress, pids):
+        async with proxied(spec.egress, list(networks.values())):
             yield
 
     async def _remove_left_behind(self) -> None:

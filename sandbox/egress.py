@@ -69,7 +69,7 @@ def normal(host: str) -> str:
 def as_address(host: str) -> Address | None:
     """A literal address; one that wraps an IPv4 address is that address."""
     try:
-        found = ipaddress.ip_address(normal(host).partition("%")[0])
+        found = ipaddress.ip_address(normal(host))
     except ValueError:
         return None
     mapped = found.ipv4_mapped if isinstance(found, IPv6Address) else None

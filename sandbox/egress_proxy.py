@@ -12,7 +12,7 @@ import ctypes
 import os
 import socket
 import threading
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import asynccontextmanager, suppress
 
 from headrace.aio import background, in_thread, run_shielded
@@ -29,6 +29,7 @@ HEAD_S = 15.0
 RESOLVE_S = 10.0
 CONNECT_S = 15.0
 IDLE_S = 600.0
+"""Of a connection over which nothing goes in either direction."""
 ACCEPT_AGAIN_S = 0.2
 LISTEN_S = 10.0
 _CHUNK_BYTES = 1 << 16
@@ -64,17 +65,28 @@ def lacks() -> str | None:
 @asynccontextmanager
 async def proxied(egress: Egress, pids: list[int]) -> AsyncIterator[None]:
     """A proxy in the network namespace of each process, for the length of the block."""
-    proxy = _Proxy(egress)
     listening: list[socket.socket] = []
     try:
         for pid in pids:
             listening += [await run_shielded(in_thread(listen_in, pid))]
+        async with serving(egress, listening):
+            yield
+    finally:
+        for each in listening:
+            each.close()
+
+
+@asynccontextmanager
+async def serving(
+    egress: Egress, listening: list[socket.socket], *, idle_s: float = IDLE_S
+) -> AsyncIterator[None]:
+    """A proxy behind sockets that listen; they stay the caller's."""
+    proxy = _Proxy(egress, idle_s)
+    try:
         async with background(proxy.serve(listening)):
             yield
     finally:
         proxy.forget()
-        for each in listening:
-            each.close()
 
 
 def listen_in(pid: int) -> socket.socket:
@@ -137,8 +149,9 @@ class _Connection:
 class _Proxy:
     """Every connection of one sandbox."""
 
-    def __init__(self, egress: Egress) -> None:
+    def __init__(self, egress: Egress, idle_s: float) -> None:
         self._egress = egress
+        self._idle_s = idle_s
         self._rule = Rule(egress.policy)
         self._open: set[_Connection] = set()
         self._places = asyncio.Semaphore(MAX_CONNECTIONS)
@@ -198,9 +211,7 @@ class _Proxy:
                 writer.write(b"HTTP/1.1 200 Connection established\r\n\r\n")
             else:
                 out_writer.write(asked.forward)
-            async with asyncio.TaskGroup() as both:
-                both.create_task(_pump(reader, out_writer))
-                both.create_task(_pump(out_reader, writer))
+            await self._pumped((reader, out_writer), (out_reader, writer))
             for each in (writer, out_writer):  # what was written is still sent
                 each.close()
                 async with asyncio.timeout(HEAD_S):
@@ -208,6 +219,18 @@ class _Proxy:
         finally:
             self._open.discard(way)
             out_writer.transport.abort()
+
+    async def _pumped(self, *ways: tuple[asyncio.StreamReader, asyncio.StreamWriter]) -> None:
+        """Copy each way to its end. A download says nothing back: both share one deadline."""
+        loop = asyncio.get_running_loop()
+
+        def moved() -> None:
+            if not idle.expired():
+                idle.reschedule(loop.time() + self._idle_s)
+
+        async with asyncio.timeout(self._idle_s) as idle, asyncio.TaskGroup() as group:
+            for reader, writer in ways:
+                group.create_task(_pump(reader, writer, moved))
 
     async def _connected(
         self, asked: Asked
@@ -217,7 +240,9 @@ class _Proxy:
         for address in addresses:
             try:
                 async with asyncio.timeout(CONNECT_S):
-                    reader, writer = await asyncio.open_connection(address, asked.port)
+                    reader, writer = await asyncio.open_connection(
+                        address, asked.port, flags=socket.AI_NUMERICHOST
+                    )
             except (OSError, TimeoutError):
                 continue
             if not self._rule.allowed(asked.host, [address]):  # it changed meanwhile
@@ -263,14 +288,13 @@ async def _asked(reader: asyncio.StreamReader) -> Asked:
         raise Refused(400, f"the head is longer than {MAX_HEAD_BYTES} bytes") from None
 
 
-async def _pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    """Copy until the end, which is passed on."""
-    while True:
-        async with asyncio.timeout(IDLE_S):
-            data = await reader.read(_CHUNK_BYTES)
-            if not data:
-                break
-            writer.write(data)
-            await writer.drain()
+async def _pump(
+    reader: asyncio.StreamReader, writer: asyncio.StreamWriter, moved: Callable[[], None]
+) -> None:
+    """Copy until the end, which is passed on. `moved` is called for each piece that went on."""
+    while data := await reader.read(_CHUNK_BYTES):
+        writer.write(data)
+        await writer.drain()
+        moved()
     if writer.can_write_eof() and not writer.is_closing():
         writer.write_eof()

@@ -381,7 +381,7 @@ async def _first(event: asyncio.Event, timeout_s: float) -> None:
 def _device_number(tty: str) -> int:
     """What /proc/PID/stat calls the terminal `/dev/pts/N`."""
     number = tty.rpartition("/")[2]
-    if not number.isdigit():
+    if not number.isdecimal():  # `²` is a digit, and no number
         raise SandboxError(f"a terminal named /dev/pts/N was expected, found {tty!r}")
     minor = int(number)
     return (minor & 0xFF) | (136 << 8) | ((minor & ~0xFF) << 12)

@@ -368,7 +368,7 @@ class Emulator:
         shown = [screen.text_of(row) for row in range(top, screen.lines)]
         while shown and not shown[-1] and top + len(shown) - 1 > y:
             shown.pop()
-        if top + len(shown) - 1 == y:  # blanks before the cursor, such as a prompt's last
+        if shown and top + len(shown) - 1 == y:  # blanks before the cursor: a prompt's last
             shown[-1] = shown[-1].ljust(screen.columns_of(y, x))
         lines += shown
         if gone <= len(screen.history) and lines:

@@ -69,7 +69,7 @@ class Variables:
             return self._value(name, needed=True) or "", at + 1
         value = self._value(name, needed=False)
         there = bool(value) if operator.startswith(":") else value is not None
-        taken = not self._idle and there == (operator[-1] == "+")
+        taken = there == (operator[-1] == "+")
         reader = self if taken else Variables(self._values, idle=True)
         word, at = reader._fill(text, at, where, depth + 1)
         if operator.endswith("+"):

@@ -37,7 +37,9 @@ def verifier_recipe(
     environment, bundled = None, False
     if separate:
         environment, bundled = _own_environment(root, fields, step, warnings)
-        environment = plain_world(environment, root, environ, [])
+        told: list[str] = []
+        environment = plain_world(environment, root, environ, told)
+        warnings += [one for one in told if one not in warnings]  # steps may share a file
     else:
         warnings += _unused(root, folders)
     return VerifierRecipe(

@@ -51,6 +51,13 @@ def verifier_reach(view: Task, *, follow: bool) -> Reach:
     return fold([verifier_policy(view)], follow=follow)
 
 
+def asks_for_network(task: Task) -> bool:
+    """Whether a run that cuts everything off gives some phase of the task less than it asks for."""
+    apart = [view for view in views_of(task) if view.verifier.environment is not None]
+    asked = [reach(task, follow=True), *(verifier_reach(view, follow=True) for view in apart)]
+    return any(wanted != Reach(network=False) for wanted in asked)
+
+
 def fold(policies: Sequence[NetworkPolicy], *, follow: bool) -> Reach:
     """One connection that can serve all of `policies`, in the first's state."""
     if not follow or all(_closed(policy) for policy in policies):

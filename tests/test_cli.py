@@ -299,7 +299,7 @@ def test_an_unknown_episode_is_refused(stored: Path) -> None:
 
 
 def test_a_start_that_fits_several_episodes_is_refused(stored: Path) -> None:
-    assert "is the start of 5 episodes: 0abc0000" in refused("show", stored, "--episode", "")
+    assert "5 episodes begin with : 0abc0000" in refused("show", stored, "--episode", "")
 
 
 def test_every_episode_comes_out_as_a_line_of_json(stored: Path) -> None:

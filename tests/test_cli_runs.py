@@ -16,6 +16,9 @@ HEADRACE = Path(sysconfig.get_path("scripts")) / "headrace"
 ENV = {**os.environ, "COLUMNS": "80", "NO_COLOR": "1", "PYTHONUNBUFFERED": "1"}
 
 pytestmark = pytest.mark.timeout(240)
+ONLY_NAMESPACE = pytest.mark.parametrize(
+    "provider", [pytest.param("namespace", marks=pytest.mark.namespace)], indirect=True
+)
 
 
 def headrace(*arguments: str | Path) -> "subprocess.CompletedProcess[str]":
@@ -160,13 +163,15 @@ def test_a_missing_model_folder_is_refused(provider: str, tmp_path: Path) -> Non
     assert f"policy.model: {tmp_path}/none: expected a model folder, found nothing" in done.stderr
 
 
-@pytest.mark.namespace
-def test_a_place_that_cannot_be_written_is_a_mistake_of_the_user(tmp_path: Path) -> None:
+@ONLY_NAMESPACE
+def test_a_place_that_cannot_be_written_is_a_mistake_of_the_user(
+    provider: str, tmp_path: Path
+) -> None:
     for policy in ("one", "two"):
-        headrace(*evaluate(tmp_path / policy, "namespace", "noop"))
+        headrace(*evaluate(tmp_path / policy, provider, "noop"))
     one, two, closed = tmp_path / "one", tmp_path / "two", "/proc/x/y"
     for arguments in (
-        evaluate(Path(closed), "namespace", "noop"),
+        evaluate(Path(closed), provider, "noop"),
         ("report", one, "--out", closed),
         ("compare", one, two, "--json", closed),
         ("export", one, "--format", "atif", "--out", closed),
@@ -178,10 +183,10 @@ def test_a_place_that_cannot_be_written_is_a_mistake_of_the_user(tmp_path: Path)
         assert "Traceback" not in done.stderr
 
 
-@pytest.mark.namespace
-def test_an_imported_run_is_not_resumed_and_says_so(tmp_path: Path) -> None:
+@ONLY_NAMESPACE
+def test_an_imported_run_is_not_resumed_and_says_so(provider: str, tmp_path: Path) -> None:
     run, out, back = tmp_path / "run", tmp_path / "atif", tmp_path / "back"
-    headrace(*evaluate(run, "namespace", "noop"))
+    headrace(*evaluate(run, provider, "noop"))
     headrace("export", run, "--format", "atif", "--out", out)
     headrace("import", out, "--out", back)
     done = headrace("resume", back)
@@ -189,14 +194,16 @@ def test_an_imported_run_is_not_resumed_and_says_so(tmp_path: Path) -> None:
     assert "was imported, not run" in done.stderr
 
 
-@pytest.mark.namespace
-def test_a_run_resumed_from_elsewhere_says_where_its_tasks_are_looked_for(tmp_path: Path) -> None:
+@ONLY_NAMESPACE
+def test_a_run_resumed_from_elsewhere_says_where_its_tasks_are_looked_for(
+    provider: str, tmp_path: Path
+) -> None:
     pack = Path(__file__).parent.parent / "tasks" / "packs" / "first-steps"
     shutil.copytree(pack / "lock-key-file", tmp_path / "begun" / "mine" / "one")
     (tmp_path / "elsewhere").mkdir()
     run = tmp_path / "run"
     command = [HEADRACE, "eval", "--tasks", "mine", "--policy", "noop", "--out", run]
-    begun = [*command, "--set", "sandbox.provider=namespace"]
+    begun = [*command, "--set", f"sandbox.provider={provider}"]
     subprocess.run(begun, cwd=tmp_path / "begun", env=ENV, capture_output=True, check=True)
 
     def resumed(*more: str | Path) -> "subprocess.CompletedProcess[str]":
@@ -212,19 +219,21 @@ def test_a_run_resumed_from_elsewhere_says_where_its_tasks_are_looked_for(tmp_pa
     assert found.returncode == 0, found.stderr
 
 
-@pytest.mark.namespace
-def test_an_evaluation_that_was_stopped_is_resumed_to_its_report(tmp_path: Path) -> None:
+@ONLY_NAMESPACE
+def test_an_evaluation_that_was_stopped_is_resumed_to_its_report(
+    provider: str, tmp_path: Path
+) -> None:
     run = tmp_path / "r"
-    headrace(*evaluate(run, "namespace", "noop"))
+    headrace(*evaluate(run, provider, "noop"))
     shutil.rmtree(run / "report")  # as one that was stopped never had it
     done = headrace("resume", run, "--attempts", "2")
     assert done.returncode == 0, done.stderr
     assert f"report: {run}/report/index.html" in done.stdout
 
 
-@pytest.mark.namespace
-def test_a_narrow_terminal_costs_no_number(tmp_path: Path) -> None:
-    headrace(*evaluate(tmp_path / "r", "namespace", "oracle"))
+@ONLY_NAMESPACE
+def test_a_narrow_terminal_costs_no_number(provider: str, tmp_path: Path) -> None:
+    headrace(*evaluate(tmp_path / "r", provider, "oracle"))
     done = subprocess.run(
         [HEADRACE, "report", tmp_path / "r"], capture_output=True, text=True, timeout=50,
         env={**ENV, "COLUMNS": "40"},

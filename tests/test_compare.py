@@ -127,6 +127,11 @@ def test_settings_that_differ_are_listed_and_long_ones_cut() -> None:
         ("limits.max_turns", "20", "40"),
         ("policy.run", "x" * 77 + "...", "(absent)"),
     ]
+    console = Console(width=160)
+    with console.capture() as shown:
+        console.print(render(found))
+    for told in (shown.get(), markdown(found), page(found)):
+        assert "max_turns" in told, "who compares must see what else was changed"
 
 
 # --- chance ---------------------------------------------------------------------------------

@@ -6,6 +6,7 @@ import os
 import signal
 import socket
 import sys
+import tempfile
 import textwrap
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -190,7 +191,11 @@ async def test_client_and_server_of_terminal_bench_1(
         assert await out(other, "cat /shared/given") == "of the task\n"
     assert (tmp_path / "shared" / "given").read_text() == "of the task\n"
     assert await engine.holds(f"dev.headrace.episode={spec.episode}") == []
-    assert not [name for name in os.listdir("/tmp") if name.startswith(f"headrace-{spec.episode}")]
+    assert not [
+        name
+        for name in os.listdir(tempfile.gettempdir())
+        if name.startswith(f"headrace-{spec.episode}")
+    ]
 
 
 async def test_what_the_file_runs_runs_beside_the_shell(
@@ -264,6 +269,34 @@ async def test_every_service_reaches_what_the_policy_names(
         egress.policy = NetworkPolicy(mode="none")
         assert "not on the list" in await out(sandbox, ask)
         assert b"not on the list" in (await store.exec(ask, timeout_s=30)).stdout
+
+
+@pytest.mark.skipif(lacks() is not None, reason=str(lacks()))
+async def test_services_in_one_network_have_one_proxy(
+    docker: DockerProvider, tmp_path: Path
+) -> None:
+    text = TWO.replace("main: {", 'main: {network_mode: "service:store", ')
+    spec = await ready(docker, recipe(tmp_path, text, image=BASE), egress=Egress(NetworkPolicy()))
+    async with docker.open(spec) as sandbox:
+        ask = "curl -s --noproxy '' http://127.0.0.1:1/"
+        assert "not on the list" in await out(sandbox, ask)
+        assert b"not on the list" in (await sandbox.service("store").exec(ask, timeout_s=30)).stdout
+
+
+async def test_the_files_limits_of_processes_outlast_what_we_lend(
+    docker: DockerProvider, tmp_path: Path
+) -> None:
+    text = TWO.replace("main: {", "main: {pids_limit: 600, ")
+    text = text.replace("    healthcheck:", "    pids_limit: 100\n    healthcheck:")
+    spec = await ready(docker, recipe(tmp_path, text, image=BASE), limits=Limits(pids=300))
+    limit = "cat /sys/fs/cgroup/pids/pids.max /sys/fs/cgroup/pids.max 2>/dev/null"
+    async with docker.open(spec) as sandbox:
+        await out(sandbox, "for i in $(seq 560); do sleep 600 & done")
+        await sandbox.exec("true", timeout_s=30)
+        assert await out(sandbox, f"kill $(jobs -p); wait; {limit}") == "600\n"
+        store = sandbox.service("store")
+        await store.exec("true", timeout_s=30)
+        assert (await store.exec(limit, timeout_s=30)).stdout == b"100\n"
 
 
 async def test_a_sidecar_that_fails_is_named_with_its_log(
@@ -353,7 +386,11 @@ async def test_a_sweep_removes_what_a_killed_driver_left(
     assert await engine.holds(label) == []
     assert any(spec.episode in line and "network" in line for line in lines)
     assert any(f"folders of {spec.episode}" in line for line in lines)
-    assert not [name for name in os.listdir("/tmp") if name.startswith(f"headrace-{spec.episode}")]
+    assert not [
+        name
+        for name in os.listdir(tempfile.gettempdir())
+        if name.startswith(f"headrace-{spec.episode}")
+    ]
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,7 @@
 """What becomes of a compose file, and where its networks come from. Pure."""
 
+import os
+import tempfile
 from ipaddress import IPv4Network
 from itertools import islice
 from pathlib import Path
@@ -7,10 +9,10 @@ from typing import Any
 
 import pytest
 
-from headrace.errors import TaskError
+from headrace.errors import SandboxError, TaskError
 from headrace.sandbox.base import Limits, SandboxSpec
 from headrace.sandbox.compose import base_document, files_named, refusal, variables, wanted
-from headrace.sandbox.compose_files import scan
+from headrace.sandbox.compose_files import Scratch, scan
 from headrace.sandbox.compose_networks import RANGES, routes, subnets
 from headrace.sandbox.compose_project import Names, networks_of, own_command, project
 from headrace.sandbox.docker_storage import can_limit
@@ -62,6 +64,12 @@ def test_limits_of_the_file_stand_and_ours_fill_the_gaps() -> None:
     assert (main["cpus"], main["mem_limit"], main["pids_limit"]) == (0.5, str(1 << 30), 9)
     assert (other["cpus"], other["mem_limit"], other["pids_limit"]) == (2, str(64 << 20), 9)
     assert "deploy" not in main
+
+
+def test_a_file_lifts_no_limit_of_processes() -> None:
+    limits = {"resources": {"limits": {"pids": -1}}}
+    out = made({"main": {"pids_limit": -1}, "db": {"deploy": limits}}, limits=Limits(pids=9))
+    assert [service["pids_limit"] for service in out["services"].values()] == [9, 9]
 
 
 @pytest.mark.parametrize(
@@ -172,6 +180,14 @@ def test_without_network_no_setting_opens_ipv6_to_this_machine() -> None:
         ("services: {main: {}}", ".env of the folder"),
         ("include: [{path: sub/a.yaml, project_directory: ../..}]", "the folder ../.."),
         ("include: [{path: [a.yaml, sub/b.yaml]}]", "names ../../x.env"),
+        # It is no folder named `~`: it is the home of whoever runs this.
+        ("services: {main: {env_file: ~/.env}}", "env_file names ~/.env"),
+        ("services: {main: {env_file: [{path: ~/.env}]}}", "env_file names ~/.env"),
+        ("services: {main: {label_file: ~root/.env}}", "label_file names ~root/.env"),
+        ("services: {main: {extends: {file: ~/a.yaml, service: x}}}", "extends names ~/a.yaml"),
+        ("include: [~/a.yaml]", "include names ~/a.yaml"),
+        ("include: [{path: a.yaml, env_file: ~/.env}]", "env_file names ~/.env"),
+        ("include: [{path: a.yaml, project_directory: '~'}]", "the folder ~"),
     ],
 )
 def test_no_file_of_the_host_is_read_by_an_include_or_a_link(
@@ -179,14 +195,27 @@ def test_no_file_of_the_host_is_read_by_an_include_or_a_link(
 ) -> None:
     root = tmp_path / "environment"
     (root / "sub").mkdir(parents=True)
+    (root / "~").mkdir()
     leaves = "services: {x: {env_file: ../../x.env}}"
     for name, content in (("c.yaml", text), ("a.yaml", "{}"), ("sub/a.yaml", leaves),
-                          ("sub/b.yaml", leaves)):  # fmt: skip
+                          ("sub/b.yaml", leaves), ("~/a.yaml", "{}")):  # fmt: skip
         (root / name).write_text(content)
-    if "include" not in text:
+    if why.startswith(".env"):
         (root / ".env").symlink_to("/etc/hosts")
     with pytest.raises(TaskError, match=why):
         scan(ComposeFile(path=str(root / "c.yaml"), context=str(root)))
+
+
+async def test_a_mounted_folder_that_cannot_be_copied_fails_its_episode_alone(
+    tmp_path: Path,
+) -> None:
+    (tmp_path / "data").mkdir()
+    os.mkfifo(tmp_path / "data" / "pipe")
+    name = f"headrace-test-{os.getpid()}"
+    with pytest.raises(SandboxError, match=r"compose file of e1 mounts: .*is a named pipe"):
+        async with Scratch(name, "e1", [str(tmp_path / "data")]):
+            pass
+    assert not (Path(tempfile.gettempdir()) / name).exists()
 
 
 def test_subnets_avoid_what_is_used_and_fit_the_services() -> None:

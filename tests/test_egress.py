@@ -1,6 +1,7 @@
 """What a policy lets through, and the proxy that enforces it in real sandboxes."""
 
 import asyncio
+import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -13,7 +14,7 @@ from headrace.errors import SandboxError
 from headrace.sandbox.base import Egress, Limits, Provider, Sandbox, SandboxSpec
 from headrace.sandbox.docker import DockerProvider
 from headrace.sandbox.egress import Rule
-from headrace.sandbox.egress_proxy import lacks, listen_in
+from headrace.sandbox.egress_proxy import lacks, listen_in, serving
 from headrace.sandbox.egress_request import Asked, Refused, parse
 from headrace.sandbox.namespace import NamespaceProvider
 from headrace.types import (
@@ -60,6 +61,9 @@ def listed(*hosts: str) -> Rule:
         (("example.com", "10.0.0.0/8"), "example.com", "10.1.2.3", True),
         (("127.0.0.1",), "127.0.0.1", "127.0.0.1", True),
         (("127.0.0.1",), "::ffff:127.0.0.1", "::ffff:127.0.0.1", True),
+        (("fe80::/10",), "fe80::1%eth0", "fe80::1%eth0", True),
+        # A name that begins as an address does is a name: it may lead anywhere.
+        (("8.8.8.8",), "8.8.8.8%.example.com", "8.8.8.8%.example.com", False),
     ],
 )
 def test_a_host_is_let_through_by_name_and_address(
@@ -254,6 +258,48 @@ async def test_no_proxy_for_a_process_that_is_not_there() -> None:
         listen_in(4194305)
 
 
+@asynccontextmanager
+async def tunnel(server: asyncio.Server, idle_s: float) -> AsyncIterator[asyncio.StreamReader]:
+    """What comes through a proxy from a server on this machine's loopback."""
+    port = server.sockets[0].getsockname()[1]
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        listening.setblocking(False)
+        async with serving(Egress(LOOPBACK), [listening], idle_s=idle_s):
+            reader, writer = await asyncio.open_connection(*listening.getsockname())
+            writer.write(f"CONNECT 127.0.0.1:{port} HTTP/1.1\r\n\r\n".encode())
+            await reader.readuntil(b"\r\n\r\n")
+            yield reader
+            writer.close()
+
+
+@pytest.mark.timeout(60)
+async def test_a_download_that_lasts_longer_than_silence_may_is_not_cut() -> None:
+    async def drip(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        for _ in range(12):
+            writer.write(b"x")
+            await asyncio.sleep(0.25)
+        writer.close()
+
+    async with await asyncio.start_server(drip, "127.0.0.1", 0) as server:
+        async with tunnel(server, idle_s=1.5) as reader:
+            assert await reader.read(-1) == 12 * b"x"
+
+
+@pytest.mark.timeout(60)
+async def test_a_connection_over_which_nothing_goes_is_cut() -> None:
+    ended = asyncio.Event()
+
+    async def silent(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.read()
+        ended.set()
+        writer.close()
+
+    async with await asyncio.start_server(silent, "127.0.0.1", 0) as server:
+        async with tunnel(server, idle_s=0.2) as reader:
+            assert await reader.read() == b""
+        await ended.wait()
+
+
 # --- what is refused ---
 
 
@@ -280,8 +326,16 @@ async def test_plain_tasks_run_on_both(provider: str) -> None:
         assert (reason is None) == (lacks() is None)
 
 
-@pytest.mark.namespace
-async def test_namespace_refuses_compose_with_the_way_out(tmp_path: Path) -> None:
+ONLY_NAMESPACE = pytest.mark.parametrize(
+    "provider", [pytest.param("namespace", marks=pytest.mark.namespace)], indirect=True
+)
+ONLY_DOCKER = pytest.mark.parametrize(
+    "provider", [pytest.param("docker", marks=pytest.mark.docker)], indirect=True
+)
+
+
+@ONLY_NAMESPACE
+async def test_namespace_refuses_compose_with_the_way_out(provider: str) -> None:
     compose = ComposeFile(
         path="/t/docker-compose.yaml", context="/t", services=("main", "database")
     )
@@ -292,8 +346,8 @@ async def test_namespace_refuses_compose_with_the_way_out(tmp_path: Path) -> Non
     assert "sandbox.provider = 'docker'" in reason
 
 
-@pytest.mark.docker
-async def test_docker_refuses_what_its_compose_file_asks_for(tmp_path: Path) -> None:
+@ONLY_DOCKER
+async def test_docker_refuses_what_its_compose_file_asks_for(provider: str, tmp_path: Path) -> None:
     (tmp_path / "docker-compose.yaml").write_text(
         "services: {main: {image: x, privileged: true}}\n"
     )
@@ -307,8 +361,8 @@ async def test_docker_refuses_what_its_compose_file_asks_for(tmp_path: Path) -> 
 # --- storage ---
 
 
-@pytest.mark.namespace
-async def test_a_namespace_sandbox_writes_no_more_than_it_may() -> None:
+@ONLY_NAMESPACE
+async def test_a_namespace_sandbox_writes_no_more_than_it_may(provider: str) -> None:
     async with NamespaceProvider() as its:
         spec = SandboxSpec(
             image=await its.prepare(BASE), episode="full", limits=Limits(storage_mb=16)
@@ -320,8 +374,8 @@ async def test_a_namespace_sandbox_writes_no_more_than_it_may() -> None:
             )
 
 
-@pytest.mark.docker
-async def test_a_storage_limit_never_keeps_a_container_from_starting() -> None:
+@ONLY_DOCKER
+async def test_a_storage_limit_never_keeps_a_container_from_starting(provider: str) -> None:
     async with DockerProvider() as its:
         spec = SandboxSpec(
             image=await its.prepare(BASE), episode="full", limits=Limits(storage_mb=512)

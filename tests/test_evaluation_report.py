@@ -114,6 +114,7 @@ def test_a_choice_of_the_tasks_is_told_at_the_top(tmp_path: Path) -> None:
     run = run_of(tmp_path, both, 'tasks.exclude=["*/hard", "odd"]', "tasks.limit=2")
     told = "A choice of the tasks of first-steps: exclude */hard, odd; limit 2."
     assert notices(report(run)) == [told]
+    assert told in shown(render_report(report(run))).splitlines(), "no spaces behind it"
 
 
 def test_refused_tasks_are_named_at_the_top_with_their_reasons(tmp_path: Path) -> None:

@@ -187,6 +187,19 @@ ARTIFACTS: list[tuple[str, str]] = [
 ]
 
 
+def test_a_thousand_artifacts_are_enough(tmp_path: Path) -> None:
+    many = ", ".join(f'"a{i}"' for i in range(1001))
+    with pytest.raises(TaskError, match="artifacts: expected at most 1000 entries"):
+        read(tmp_path, f"artifacts = [{many}]\n{BASE}")
+
+
+def test_of_many_unknown_keys_twenty_are_named(tmp_path: Path) -> None:
+    odd = "".join(f"zzz{i} = 1\n" for i in range(30))
+    warnings = read(tmp_path, BASE + odd).warnings
+    assert len(warnings) == 21
+    assert warnings[-1] == "10 more unknown keys"
+
+
 @pytest.mark.parametrize(("entry", "message"), ARTIFACTS)
 def test_a_bad_artifact_is_refused(tmp_path: Path, entry: str, message: str) -> None:
     with pytest.raises(TaskError, match=message):

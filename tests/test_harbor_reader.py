@@ -248,6 +248,7 @@ BAD: list[tuple[str, Callable[[Path], object], str]] = [
      "a key of more than 64 parts"),
     ("TOML with a million parts", _toml("[" + "a." * 500_000 + "a]"), "more than 64 parts"),
     ("TOML of too many levels", _toml("a = " + "[" * 5000), "nested too deep"),
+    ("TOML of 65 levels", _toml("a = " + "[" * 65 + "]" * 65), "nested deeper than 64"),
     ("TOML that is not UTF-8", lambda r: (r / "task.toml").write_bytes(b"\xff"), "byte 0xff at 0"),
     ("TOML that is huge", _toml("#" * (1 << 20 | 1)), "at most 1048576 bytes"),
     ("no instruction", _gone("instruction.md"), "no instruction.md"),

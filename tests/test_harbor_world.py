@@ -150,6 +150,20 @@ def test_a_plain_service_gives_what_it_says(tmp_path: Path) -> None:
     assert environment.env == {"A": "toml", "B": "me"}
 
 
+def test_a_variable_of_this_machine_in_a_verifiers_compose_file_is_told_once(
+    tmp_path: Path,
+) -> None:
+    root = example(tmp_path, "separate-verifier")
+    (root / "tests" / "docker-compose.yaml").write_text(
+        "services: {main: {environment: {B: '${WHO}'}}}\n"
+    )
+    one = read_harbor(root, {"WHO": "me"})
+    assert one.task.verifier.environment is not None
+    assert one.task.verifier.environment.env == {"B": "me"}
+    told = f"{root / 'tests' / 'docker-compose.yaml'}: takes the variable WHO of this machine"
+    assert one.warnings == (told,)
+
+
 # --- build contexts -------------------------------------------------------------------------
 
 

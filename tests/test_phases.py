@@ -16,7 +16,7 @@ from headrace.policies.base import Budget, Policy, Session
 from headrace.policies.listed import ListedSession
 from headrace.sandbox.base import Limits, Sandbox, SandboxSpec
 from headrace.sandbox.fake import FakeProvider, FakeSandbox
-from headrace.tasks.phases import Reach, fold, reach, verifier_reach
+from headrace.tasks.phases import Reach, asks_for_network, fold, reach, verifier_reach
 from headrace.tasks.recipes import recipes_of, unsupported
 from headrace.types import (
     Action,
@@ -116,6 +116,17 @@ def step(name: str, **changes: object) -> StepRecipe:
 def test_every_step_counts() -> None:
     steps = (step("a"), step("b", agent=AgentRecipe(network=SOME)))
     assert reach(task(NONE, steps=steps), follow=True) == Reach(network=False, egress=NONE)
+
+
+def test_a_task_asks_for_a_network_when_any_step_or_any_verifier_does() -> None:
+    assert asks_for_network(task(PUBLIC))
+    assert asks_for_network(task(NONE, tests=SOME))
+    assert not asks_for_network(task(NONE, agents=NOBODY))
+    apart = VerifierRecipe(environment=EnvironmentRecipe(image="y", network=PUBLIC))
+    assert asks_for_network(task(NONE, verifier=apart))
+    assert asks_for_network(task(NONE, steps=(step("a"), step("b", verifier=apart))))
+    assert asks_for_network(task(NONE, steps=(step("a", agent=AgentRecipe(network=SOME)),)))
+    assert not asks_for_network(task(NONE, steps=(step("a"),)))
 
 
 def test_images_are_made_for_the_agent_and_for_each_verifier_of_its_own() -> None:

@@ -16,7 +16,7 @@ from headrace.engine.meters import Meters
 from headrace.engine.parts import Parts, Planned
 from headrace.engine.scheduler import Bounds
 from headrace.engine.shutdown import Shutdown, Stop
-from headrace.engine.steps import CLEAR, not_begun, sum_up, too_low
+from headrace.engine.steps import CLEAR, goes_on, not_begun, sum_up
 from headrace.errors import SandboxError
 from headrace.policies.base import Budget, Policy, Session
 from headrace.policies.replay import ReplayPolicy
@@ -142,7 +142,7 @@ def test_tests_are_told_apart_by_their_step() -> None:
 
 
 @pytest.mark.parametrize(
-    ("rewards", "least", "goes_on"),
+    ("rewards", "least", "expected"),
     [
         ({"reward": 1.0}, {}, True),
         ({"reward": 0.0}, {}, True),
@@ -154,10 +154,10 @@ def test_tests_are_told_apart_by_their_step() -> None:
     ],
 )
 def test_a_reward_below_the_least_ends_the_task(
-    rewards: dict[str, float] | None, least: dict[str, float], goes_on: bool
+    rewards: dict[str, float] | None, least: dict[str, float], expected: bool
 ) -> None:
     verdict = result("a", rewards).verdict
-    assert (too_low(step("a", min_reward=least), verdict) is None) is goes_on
+    assert goes_on(step("a", min_reward=least), verdict) is expected
 
 
 def test_a_step_that_cannot_begin_is_the_tasks_fault_and_has_no_reward() -> None:

@@ -140,6 +140,13 @@ def test_lines_written_over_above_the_last_prompt_are_not_told() -> None:
     assert told(terminal, b"\x1b[2Ax") == ""
 
 
+def test_a_cursor_that_went_up_from_an_empty_line_has_told_nothing() -> None:
+    terminal = emulator(b"a\r\n\r\n")
+    terminal.take()
+    assert told(terminal, b"\x1b[A") == ""
+    assert told(terminal, b"b") == "b"
+
+
 def test_a_program_that_asks_is_answered() -> None:
     answers: list[str] = []
     terminal = Emulator(20, 5, answers.append)
@@ -171,12 +178,12 @@ def test_digesting_that_stops_early_loses_nothing() -> None:
 @given(st.lists(st.binary(max_size=80) | st.sampled_from(
     [b"\x1b[", b"\x1b]", b"\x1bP", b"\x1b[?1049h", b"\x1b[?1049l", b"\x1b[9999;9999H", b"\x1b[5S",
      b"\x1b[2;3r", b"\x1b[9999L", b"\x1b[9999@", b"\x1b[4h", b"\x1b[?7l", b"\x1b7", b"\x1b8",
-     b"\x1bM", b"\x1b[?3h", b"\xe6\xbc", b"\x9b", b"\x0e", b"\n" * 7, "漢".encode() * 15]
+     b"\x1bM", b"\x1b[A", b"\x1b[?3h", b"\xe6\xbc", b"\x9b", b"\x0e", b"\n" * 7, "漢".encode() * 15]
 )))  # fmt: skip
 def test_no_bytes_break_the_screen(parts: list[bytes]) -> None:
-    terminal = emulator(*parts)
-    text, _ = terminal.take()
-    text.encode()
+    terminal = emulator()
+    for part in parts:
+        told(terminal, part).encode()
     lines = terminal.display().encode().split(b"\n")
     assert len(lines) <= 5
     show(terminal, b"\x18\x1b\\\x1bc", b"fine")

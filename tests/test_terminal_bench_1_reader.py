@@ -572,3 +572,10 @@ def test_a_dot_env_file_is_read() -> None:
 def test_our_own_small_tasks_are_read_without_a_warning() -> None:
     for root in sorted(path for path in DATA.iterdir() if path.is_dir()):
         assert read_terminal_bench_1(root, {}).warnings == (), root
+
+
+def test_the_copies_of_the_shared_script_are_equal() -> None:
+    """Each task folder stands alone, as the public ones do."""
+    copies = list(DATA.parent.glob("terminal-bench-1*/*/tests/lib.sh"))
+    assert len(copies) > 10
+    assert len({copy.read_bytes() for copy in copies}) == 1

@@ -202,7 +202,7 @@ async def test_tests_that_make_the_terminal_look_idle_are_waited_for(
     sandbox: Sandbox, tmp_path: Path
 ) -> None:
     await (await sandbox.terminal()).type("true\n", wait_s=10)
-    script = f"stty raw < /dev/tty; sleep 2; stty sane < /dev/tty; {GOOD}"
+    script = f"cat < /dev/tty > /dev/null & sleep 2; kill $!; {GOOD}"
     verdict = await graded(sandbox, tmp_path, script, same_shell=True)
     assert verdict.passed, verdict.reason
 
@@ -256,13 +256,16 @@ async def test_output_without_a_summary_is_the_verifiers_fault(
     assert verdict.log_tail == "uv: command not found\n"
 
 
-async def test_a_sandbox_without_bash_is_the_verifiers_fault(
-    sandbox: Sandbox, tmp_path: Path
+@pytest.mark.parametrize(("program", "said"), [("bash", "bash"), ("tar", "there is no tar")])
+async def test_a_sandbox_without_what_runs_the_tests_is_the_verifiers_fault(
+    sandbox: Sandbox, tmp_path: Path, program: str, said: str
 ) -> None:
-    await sandbox.run("rm -f /bin/tar /usr/bin/tar", timeout_s=10)
+    await sandbox.run(f"rm -f /bin/{program} /usr/bin/{program}", timeout_s=10)
     verdict = await graded(sandbox, tmp_path, GOOD)
     assert (verdict.reward, verdict.fault) == (None, VerdictFault.VERIFIER)
-    assert verdict.reason == "sandbox_unusable: the tests cannot be brought: there is no tar"
+    assert verdict.reason is not None
+    assert verdict.reason.startswith("sandbox_unusable: the tests cannot be brought: ")
+    assert said in verdict.reason
 
 
 # --- two readings ---------------------------------------------------------------------------

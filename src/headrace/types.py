@@ -201,7 +201,7 @@ class Task(Record, frozen=True, kw_only=True):
     """Set: done in this order in one sandbox; the task's own agent, verifier and solution are
     then only what a step inherits, and the reader has put that into each step already."""
     reward_strategy: str = "mean"
-    """Of the steps' rewards: `mean` over the steps that were graded, or `final`."""
+    """Of the steps' rewards: `mean` over the steps that were begun, or `final`."""
     artifacts: tuple[Artifact, ...] = ()
     category: str | None = None
     difficulty: str | None = None

@@ -2,6 +2,9 @@
 
 import asyncio
 import json
+import os
+import subprocess
+import sys
 from array import array
 from pathlib import Path
 from typing import Any
@@ -22,13 +25,16 @@ from headrace.types import (
     Command,
     CommandResult,
     Episode,
+    OtherReading,
     Segment,
     Span,
     StepResult,
     StopReason,
+    TestOutcome,
     Turn,
     Upload,
     Verdict,
+    VerdictFault,
 )
 
 
@@ -229,6 +235,22 @@ async def test_each_broken_file_is_named_and_the_others_are_imported(tmp_path: P
     assert len({e.id for e in kept}) == 2
 
 
+async def test_what_is_no_regular_file_is_named_and_not_waited_for(tmp_path: Path) -> None:
+    agent = tmp_path / "job" / "t__aaaaaaa" / "agent"
+    agent.mkdir(parents=True)
+    (agent / "trajectory.json").write_text(json.dumps(foreign()))
+    os.mkfifo(agent.parent / "result.json")
+    endless = tmp_path / "job" / "t__bbbbbbb" / "agent"
+    endless.mkdir(parents=True)
+    os.mkfifo(endless / "trajectory.json")
+    rewards = tmp_path / "rewards.json"
+    rewards.write_text('{"s": 1}')
+    done = await import_run(tmp_path / "job", tmp_path / "run", rewards)
+    assert done.episodes == 1
+    assert [e.verdict.reward for e in latest_episodes(tmp_path / "run")] == [1.0]
+    assert [line.endswith("found no regular file") for line in done.left_out] == [True]
+
+
 async def test_nothing_to_import_is_a_message(tmp_path: Path) -> None:
     with pytest.raises(TrajectoryError, match="found nothing"):
         await import_run(tmp_path / "missing", tmp_path / "run")
@@ -277,6 +299,54 @@ async def test_a_harbor_job_is_imported_with_its_tasks_and_rewards(tmp_path: Pat
     assert [e.verdict.reward for e in episodes] == [0.75, None, 0.0]
     assert (episodes[1].verdict.reason or "").startswith("reward_empty:")
     assert episodes[2].stop_reason is StopReason.AGENT_TIMEOUT
+
+
+async def test_a_verdict_of_ours_comes_back_whole_from_a_harbor_job(tmp_path: Path) -> None:
+    verdict = Verdict(
+        reward=0.25,
+        rewards={"reward": 0.25, "style": -2.0},
+        tests=(TestOutcome(name="t", status="failed"),),
+        log_tail="\u2713 end",
+        duration_s=1.5,
+        other=OtherReading(compat="strict", reward=1.0, reason="why"),
+    )
+    graded = msgspec.structs.replace(with_tokens(), verdict=verdict)
+    broken = Verdict(reward=None, fault=VerdictFault.VERIFIER, reason="reward_missing: no file")
+    failed = msgspec.structs.replace(with_tokens(), id="0123456789abcdef", verdict=broken)
+    (tmp_path / "in").mkdir()
+    for episode in (graded, failed):
+        document = msgspec.json.encode(atif.trajectory(episode))
+        (tmp_path / "in" / f"{episode.id}.json").write_bytes(document)
+    await import_run(tmp_path / "in", tmp_path / "run")
+    export_run(tmp_path / "run", "harbor-job", tmp_path / "job", on_damage=print)
+    await import_run(tmp_path / "job", tmp_path / "back")
+    found = {e.id: e.verdict for e in latest_episodes(tmp_path / "back")}
+    assert found == {graded.id: verdict, failed.id: broken}
+    rewards = tmp_path / "rewards.json"
+    rewards.write_text(json.dumps({graded.id: 1}))
+    await import_run(tmp_path / "job", tmp_path / "regraded", rewards)
+    regraded = {e.id: e.verdict for e in latest_episodes(tmp_path / "regraded")}
+    assert regraded == found | {graded.id: Verdict(reward=1.0, rewards={"reward": 1.0})}
+
+
+def test_a_harbor_job_is_written_in_utf_8_whatever_the_locale_says(tmp_path: Path) -> None:
+    checked = Verdict(reward=0.0, log_tail="\u2713 one test")
+    episode = msgspec.structs.replace(with_tokens(), verdict=checked)
+    (tmp_path / "in.json").write_bytes(msgspec.json.encode(atif.trajectory(episode)))
+    asyncio.run(import_run(tmp_path / "in.json", tmp_path / "run"))
+    plain = os.environ | {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    done = subprocess.run(
+        [sys.executable, "-c", "from headrace.cli import main; main()"]
+        + ["export", tmp_path / "run"]
+        + ["--format", "harbor-job", "--out", tmp_path / "job"],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        env=plain,
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    (log,) = (tmp_path / "job").glob("*/verifier/test-stdout.txt")
+    assert log.read_text(encoding="utf-8") == "\u2713 one test"
 
 
 def test_no_name_in_a_trajectory_leads_out_of_an_export(tmp_path: Path) -> None:

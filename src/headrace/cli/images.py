@@ -90,7 +90,10 @@ def prune(
         bool, typer.Option("--dry-run", help="Say what would be removed, and remove nothing.")
     ] = False,
 ) -> None:
-    """Remove images made by headrace that no task of PATH needs. Foreign images are not touched."""
+    """Remove images made by headrace that no task of PATH needs. Foreign images are not touched.
+
+    Those of services beside the agent's in a compose file go too: the next run makes them again.
+    """
     import uvloop
 
     from headrace.errors import UsageError

@@ -1,4 +1,4 @@
-"""`headrace run` and `headrace eval`: one engine, two ways to say what it shall do."""
+"""`headrace run`, `eval` and `resume`: one engine, three ways to say what it shall do."""
 
 import time
 from pathlib import Path

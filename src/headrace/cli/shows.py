@@ -38,7 +38,7 @@ def show(
 ) -> None:
     """Show a run as a table, or one of its trajectories readably."""
     from headrace.engine.readable import render_episode, render_run
-    from headrace.engine.reader import find, latest_episodes
+    from headrace.engine.reader import find_one, latest_episodes
     from headrace.engine.run_folder import read_manifest
 
     read_manifest(run)
@@ -46,23 +46,7 @@ def show(
     if episode is None:
         console.print(render_run(latest_episodes(run, on_damage=_warn)))
         return
-    found = find(run, _whole_id(run, episode))
-    assert found is not None
-    console.print(render_episode(found))
-
-
-def _whole_id(run: Path, start: str) -> str:
-    from headrace.engine.reader import iter_ids
-    from headrace.errors import RunFolderError
-
-    ids = sorted({id for id in iter_ids(run, on_damage=_warn) if id.startswith(start)})
-    if len(ids) == 1:
-        return ids[0]
-    if not ids:
-        raise RunFolderError(
-            f"{run} has no episode {start}; `headrace show {run}` lists those it has"
-        )
-    raise RunFolderError(f"{start} is the start of {len(ids)} episodes: {', '.join(ids[:4])}")
+    console.print(render_episode(find_one(run, episode, on_damage=_warn)))
 
 
 @shards.command("cat")
