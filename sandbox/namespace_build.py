@@ -75,7 +75,7 @@ async def _make_layer(
         image="", episode=f"build of {plan.path}", network=True, limits=_LIMITS, workdir="/"
     )
     try:
-        await in_thread(_make_folders, upper, partial / "work")
+        await run_shielded(in_thread(_make_folders, upper, partial / "work"))  # never after removal
         where = f"{plan.path}: line {step.line}: {step.text}"
         try:
             async with provider.open_over(below, spec, upper=upper) as sandbox:

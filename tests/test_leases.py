@@ -125,8 +125,8 @@ async def test_a_killed_driver_leaves_nothing_that_a_sweep_does_not_remove(
         async with provider.open(SandboxSpec(image=BASE_IMAGE, episode="live")) as sandbox:
             await sandbox.run("kept=1", timeout_s=20)
             leader, groups = await in_thread(_killed_driver)
-            lines = await provider.sweep()
-            assert len(lines) == 1 and "of-the-dead" in lines[0]
+            lines = await provider.sweep()  # the layers of this machine are swept as well
+            assert len([line for line in lines if "of-the-dead" in line]) == 1
             assert leases.owner_of(leader) is None
             assert not any(group.exists() for group in groups)
             assert (await sandbox.run("echo $kept", timeout_s=20)).stdout == b"1\n"

@@ -181,6 +181,26 @@ async def test_a_build_that_takes_too_long_is_stopped(
     assert not list((tmp_path / "cache" / "layers").glob(".*"))
 
 
+async def test_a_build_cancelled_as_its_layer_is_begun_leaves_nothing_half_made(
+    provider: NamespaceProvider, tmp_path: Path
+) -> None:
+    builds: list[asyncio.Task[str]] = []
+    cancelling = NamespaceProvider(
+        cache=tmp_path / "cache",
+        progress=lambda _line: builds[-1].cancel(),
+        images=ImagesConfig(builder="own"),
+    )
+    async with cancelling:
+        for number in range(100):
+            made = recipe(
+                tmp_path / f"t{number}", f"FROM {BASE_IMAGE}\nRUN sleep 1000 # {number}\n"
+            )
+            async with asyncio.TaskGroup() as group:
+                builds.append(group.create_task(cancelling.prepare(made)))
+    assert all(build.cancelled() for build in builds)
+    assert not list((tmp_path / "cache" / "layers").glob(".*"))
+
+
 @pytest.mark.parametrize(
     ("text", "said"),
     [
