@@ -25,7 +25,8 @@ def validate(data: Mapping[str, Any]) -> tuple[RunConfig | None, list[Problem]]:
     try:
         return RunConfig.model_validate(_strict(data, data, ""), strict=True), []
     except ValidationError as e:
-        return None, [p for error in e.errors(include_url=False) for p in _problems(error, data)]
+        found = [p for error in e.errors(include_url=False) for p in _problems(error, data)]
+        return None, list(dict.fromkeys(found))
 
 
 def _with_types(data: Mapping[str, Any], above: str) -> dict[str, Any]:
@@ -81,10 +82,14 @@ def _problems(error: ErrorDetails, data: Mapping[str, Any]) -> Iterator[Problem]
         depth = path.count(".") + 1
         if [".".join(map(str, loc[:depth])), *loc[depth : depth + 1]] in [[path, t] for t in tags]:
             del loc[depth]
+    kind = error["type"]
+    if kind not in ("extra_forbidden", "missing") and _is_kind(loc, data):
+        del loc[-1]
+        kind = "none of several kinds"  # one error for each, which say the same
     keys = tuple(str(part) for part in loc if isinstance(part, str))
     index = "".join(f"[{part}]" for part in loc if isinstance(part, int))
     path = ".".join(keys)
-    match error["type"]:
+    match kind:
         case "extra_forbidden":
             yield Problem(keys=keys, message=f"{path}: unknown key; {_meant(keys, data)}")
         case "missing":
@@ -93,9 +98,15 @@ def _problems(error: ErrorDetails, data: Mapping[str, Any]) -> Iterator[Problem]
             yield Problem(keys=keys, message=f"{path}: missing{words}")
         case "union_tag_invalid":
             yield from _wrong_type_of_table(path, error["input"], data)
-        case kind:
+        case _:
             message = _expected(path, index, kind, error["input"], data)
             yield Problem(keys=keys, message=message)
+
+
+def _is_kind(loc: Sequence[int | str], data: Mapping[str, Any]) -> bool:
+    """Whether an error's place ends in the kind of value that was tried, below a key."""
+    field = _field(".".join(map(str, loc[:-1])), data)
+    return isinstance(loc[-1], str) and field is not None and not field.is_table
 
 
 def _wrong_type_of_table(

@@ -114,8 +114,10 @@ def _field(
     return Field(
         name=name,
         path=path,
-        words=_words(value) + (f', or "{NONE}"' if nullable else ""),
-        choices=tuple(value.get("enum", [value["const"]] if "const" in value else [])),
+        words=either([_words(v) for v in values]) + (f', or "{NONE}"' if nullable else ""),
+        choices=tuple(
+            c for v in values for c in v.get("enum", [v["const"]] if "const" in v else [])
+        ),
         nullable=nullable,
         is_table=is_table,
         required=required,

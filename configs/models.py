@@ -50,6 +50,9 @@ class SandboxConfig(Section):
     """What a sandbox whose task names no amount may write; None: the provider's own limit."""
     pids: PositiveInt | None = 512
     """Processes and threads of a sandbox; None: no limit."""
+    warm: Annotated[int, Field(ge=0)] | None = None
+    """Sandboxes that are kept open ahead of the episodes that come next; None: as many as
+    `engine.preparing`."""
     max_output_bytes: PositiveInt = 65536
     """Kept of each of a command's stdout and stderr; the middle is cut."""
 
@@ -204,8 +207,13 @@ class LimitsConfig(Section):
 class EngineConfig(Section):
     """How many at once."""
 
-    live: PositiveInt = 16
-    """Episodes alive at once."""
+    live: PositiveInt | Literal["auto"] = "auto"
+    """Episodes alive at once. `auto` follows the model server and the machine: more while both
+    have room, fewer at once when one is overrun."""
+    live_start: PositiveInt = 16
+    """With `auto`: how many at first."""
+    live_most: PositiveInt = 4096
+    """With `auto`: never more."""
     preparing: PositiveInt = 4
     """Images and sandboxes being started at once."""
     verifying: PositiveInt = 4
@@ -215,6 +223,20 @@ class EngineConfig(Section):
     retry_budget: Annotated[int, Field(ge=0)] | None = None
     """Further tries that all episodes may take together when the infrastructure fails. Once they
     are spent, a failed episode stays failed until the run is resumed; None: as `tries` allows."""
+    order: Literal["plan", "longest-first"] = "plan"
+    """`longest-first` starts the tasks first that took longest in `history`, and those it does not
+    know before all, so that no long one is left for the end. Siblings stay together."""
+    history: tuple[str, ...] = ()
+    """Run folders that tell how long tasks take, besides the run's own."""
+    metrics_port: Port | None = None
+    """Serve Prometheus metrics at `http://127.0.0.1:PORT/metrics` while the run goes on; 0: a free
+    port, which is told. None: do not."""
+    min_group: PositiveInt | None = None
+    """A group with so many graded episodes lets its stragglers go: those that have taken longer
+    than `patience` times its slowest graded one. They leave no record and are not owed. That
+    favours short trajectories. None: every group waits for all of its episodes."""
+    patience: Annotated[float, Field(ge=1)] = 1.5
+    """See `min_group`."""
     grace_s: Seconds = 20.0
     """After the first Ctrl-C: seconds for what is nearly done, before the rest is cancelled."""
 

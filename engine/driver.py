@@ -7,12 +7,16 @@ It owns no resources; the runner hands it open ones.
 import asyncio
 import time
 from collections import Counter
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from typing import Protocol
 
+import msgspec
+
 from headrace.aio import run_shielded
+from headrace.engine.breaker import Breaker
 from headrace.engine.episode import Attempt
 from headrace.engine.events import (
+    EpisodeDropped,
     EpisodeFinished,
     EpisodeRetried,
     EpisodeStarted,
@@ -21,12 +25,18 @@ from headrace.engine.events import (
     Stopping,
     TurnFinished,
 )
+from headrace.engine.groups import Groups
 from headrace.engine.meters import Meters
 from headrace.engine.parts import Parts, Planned
+from headrace.engine.resume import is_owed
 from headrace.engine.scheduler import ENDED, After, Bounds, Grant, Scheduler, Snapshot, Stage
 from headrace.engine.shutdown import Shutdown, Stop
-from headrace.errors import InfrastructureError, SandboxEnded
+from headrace.engine.status import Slow
+from headrace.errors import ImageError, InfrastructureError, SandboxEnded
 from headrace.types import Episode, Turn
+
+TICK_S = 0.001
+"""Added to what is waited for, so that its moment is over when the timer fires."""
 
 
 class EpisodeSink(Protocol):
@@ -51,10 +61,16 @@ class Driver:
         grace_s: float,
         on_event: OnEvent,
         held: Collection[str] = (),
+        groups: Groups | None = None,
+        breaker: Breaker | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """`held`: names of tasks whose episodes are not to start before `release`."""
+        """`held`: names of tasks whose episodes are not to start before `release`.
+
+        `groups`: which groups let go of their stragglers; None: none does.
+        """
         self._held = set(held)
+        self._driving = False
         self._planned = {p.id: p for p in planned}
         self._parts = parts
         self._sink = sink
@@ -64,48 +80,120 @@ class Driver:
         self._on_event = on_event
         self._clock = clock
         self._scheduler = Scheduler(bounds)
+        self._groups = groups or Groups(None)
+        self._breaker = breaker or Breaker()
+        self._timer: asyncio.TimerHandle | None = None
         self._wake = asyncio.Event()
         self._ended: Counter[str] = Counter()
         """Tries whose sandbox ended by itself once the agent was at work."""
         self._gates: dict[str, asyncio.Event] = {}
         self._tasks: dict[str, asyncio.Task[None]] = {}
+        self._began: dict[str, float] = {}
+        """When each that is under way was admitted, in that order."""
         self._obeyed = Stop.NONE
         self._grace: asyncio.TimerHandle | None = None
         self.finished = 0
         """Episodes that are durable."""
+        self.dropped = 0
+        """Episodes that their groups went on without."""
         self.error: InfrastructureError | None = None
         """What made the run stop before its plan was done, if something did."""
 
     async def drive(self) -> Snapshot:
         """Run the plan to its end, or to the end that was asked for."""
+        self._driving = True
         self._submit([id for id, p in self._planned.items() if p.task.name not in self._held])
         self._shutdown.listener = self._wake.set
         try:
             async with asyncio.TaskGroup() as group:
                 while True:
                     self._obey()
-                    for grant in self._scheduler.grants():
+                    self._let_go()
+                    for grant in self._scheduler.grants(self._breaker.allowance(self._clock())):
                         self._act_on(grant, group)
                     if self._scheduler.idle and not self._held:
                         break
+                    self._wake_in_time()
                     await self._wake.wait()
                     self._wake.clear()
         finally:
             self._shutdown.listener = None
-            if self._grace is not None:
-                self._grace.cancel()
+            for timer in (self._grace, self._timer):
+                if timer is not None:
+                    timer.cancel()
         return self._scheduler.snapshot()
 
     def release(self, tasks: Collection[str]) -> None:
         """The episodes of these tasks may start, unless the run is stopping."""
         names = self._held.intersection(tasks)
         self._held -= names
+        if not self._driving:
+            return
         self._submit([id for id, p in self._planned.items() if p.task.name in names])
         self._wake.set()
+
+    @property
+    def bounds(self) -> Bounds:
+        return self._scheduler.bounds
+
+    @bounds.setter
+    def bounds(self, bounds: Bounds) -> None:
+        """In force at once for what has not started yet."""
+        if bounds != self._scheduler.bounds:
+            self._scheduler.rebound(bounds)
+            self._wake.set()
+
+    @property
+    def breaker(self) -> Breaker:
+        return self._breaker
+
+    @property
+    def wants(self) -> bool:
+        """Episodes wait for nothing but the bound of the live ones."""
+        return self._scheduler.wants
+
+    @property
+    def retries(self) -> int:
+        """Further tries that were granted."""
+        return self._scheduler.retries
+
+    @property
+    def planned(self) -> int:
+        return len(self._planned)
+
+    def snapshot(self) -> Snapshot:
+        return self._scheduler.snapshot()
+
+    def under_way(self) -> Iterator[Slow]:
+        """The admitted episodes, longest first."""
+        now = self._clock()
+        for id, began in self._began.items():
+            planned = self._planned[id]
+            yield Slow(
+                id=id,
+                task=planned.task.name,
+                sample=planned.sample,
+                stage=self._scheduler.stage(id).value,
+                for_s=now - began,
+            )
+
+    def ahead(self, n: int) -> list[Planned]:
+        """What will start next, at most `n`."""
+        return [self._planned[id] for id in self._scheduler.ahead(n)]
 
     def _submit(self, ids: Sequence[str]) -> None:
         for id in ids:
             self._scheduler.submit(id, self._clock())
+
+    def _wake_in_time(self) -> None:
+        """For what happens by the clock: a probe of the breaker, the end of a straggler's time."""
+        if self._timer is not None:
+            self._timer.cancel()
+        moments = (self._breaker.next_at(), self._groups.next_at())
+        at = min((moment for moment in moments if moment is not None), default=None)
+        if at is not None:
+            delay_s = max(0.0, at - self._clock()) + TICK_S
+            self._timer = asyncio.get_running_loop().call_later(delay_s, self._wake.set)
 
     # --- grants ---
 
@@ -114,7 +202,15 @@ class Driver:
             self._gates.pop(grant.id).set()
             self._entered(grant.id, Stage.VERIFY)
             return
-        queue_s = self._scheduler.waited_s(grant.id, self._clock())
+        if self._groups.complete(self._planned[grant.id].task.digest):
+            self._drop(grant.id)
+            self._wake.set()  # its place is free
+            return
+        now = self._clock()
+        self._breaker.begun()
+        self._groups.begun(self._planned[grant.id].task.digest, grant.id, now)
+        self._began[grant.id] = now
+        queue_s = self._scheduler.waited_s(grant.id, now)
         self._tasks[grant.id] = group.create_task(self._episode(grant.id, queue_s), name=grant.id)
 
     async def _episode(self, id: str, queue_s: float) -> None:
@@ -131,10 +227,13 @@ class Driver:
             tries = self._scheduler.tries(id)
             await self._store(attempt.episode(tries=tries, queue_s=queue_s))
         finally:
-            del self._tasks[id]
+            del self._tasks[id], self._began[id]
             self._gates.pop(id, None)
+            if attempt.stage == "prepare" and self._scheduler.stage(id) is Stage.PREPARE:
+                self._breaker.abandoned()
             if self._scheduler.stage(id) not in ENDED | {Stage.QUEUED}:
                 self._scheduler.cancelled(id)
+            self._groups.ended(planned.task.digest, id, self._clock(), graded=False)
             self._wake.set()
 
     def _survives(self, id: str, attempt: Attempt, error: InfrastructureError) -> bool:
@@ -146,6 +245,11 @@ class Driver:
             return True
         if error.final:
             return False
+        if self._scheduler.stage(id) is Stage.PREPARE:
+            if isinstance(error, ImageError):  # the task's own: says nothing about the engine
+                self._breaker.abandoned()
+            else:
+                self._breaker.failed(self._clock())
         if isinstance(error, SandboxEnded) and attempt.stage != "prepare":
             self._ended[id] += 1
         after = self._scheduler.failed(id, self._clock(), retry=error.retry)
@@ -160,12 +264,18 @@ class Driver:
     async def _store(self, episode: Episode) -> None:
         self._entered(episode.id, Stage.STORE)
         try:
+            begun = self._clock()
             await run_shielded(self._sink.append(episode))
+            took = msgspec.structs.asdict(episode.timing)
+            self._meters.add_phases(**took, store_s=self._clock() - begun)
         except InfrastructureError as error:
             self._halt(error)
             return
         self._scheduler.finished(episode.id)
         self.finished += 1
+        graded = not is_owed(episode)
+        self._groups.ended(episode.task_digest, episode.id, self._clock(), graded=graded)
+        self._meters.outcomes[_outcome(episode, graded=graded)] += 1
         fault = episode.verdict.fault
         self._on_event(
             EpisodeFinished(
@@ -179,6 +289,21 @@ class Driver:
                 failure=episode.failure.message if episode.failure is not None else "",
             )
         )
+
+    # --- letting go ---
+
+    def _let_go(self) -> None:
+        """End the stragglers of complete groups, and start none of those that still wait."""
+        for id in self._groups.stragglers(self._clock()):
+            if self._scheduler.stage(id) not in ENDED | {Stage.QUEUED, Stage.STORE}:
+                self._drop(id)
+                self._tasks[id].cancel()
+
+    def _drop(self, id: str) -> None:
+        planned = self._planned[id]
+        self._scheduler.dropped(id)
+        self.dropped += 1
+        self._on_event(EpisodeDropped(id=id, task=planned.task.name, sample=planned.sample))
 
     # --- stopping ---
 
@@ -214,8 +339,8 @@ class Driver:
 
     def on_prepared(self, id: str, prepare_s: float) -> None:
         self._scheduler.prepared(id)
-        self._meters.start_s.add(prepare_s)
-        self._meters.started += 1
+        self._breaker.succeeded()
+        self._meters.add_start(prepare_s)
         self._entered(id, Stage.ACT)
         self._wake.set()
 
@@ -240,6 +365,12 @@ class Driver:
     def on_verified(self, id: str) -> None:
         self._scheduler.verified(id)
         self._wake.set()
+
+
+def _outcome(episode: Episode, *, graded: bool) -> str:
+    if not graded:
+        return "infrastructure"
+    return "passed" if episode.verdict.passed else "failed"
 
 
 class _Stages:

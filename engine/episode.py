@@ -76,7 +76,8 @@ class Attempt:
         self._results: list[StepResult] = []
         self._artifacts: list[Collected] = []
         self._keeper: Keeper | None = None
-        self._prepare_s = self._act_s = self._verify_s = 0.0
+        self._prepare_s = self._act_s = self._wait_s = self._verify_s = 0.0
+        self._image_s = self._start_s = 0.0
         self._failure: Failure | None = None
 
     async def run(self, stages: Stages) -> None:
@@ -85,6 +86,7 @@ class Attempt:
         async with AsyncExitStack() as stack:
             begun = self._clock()
             world = await open_agents(stack, self._planned, self._parts)
+            self._image_s, self._start_s = world.image_s, world.start_s
             world.enter(task.environment.network)
             if task.environment.healthcheck is not None:
                 check = task.environment.healthcheck
@@ -142,9 +144,12 @@ class Attempt:
             timing=Timing(
                 queue_s=queue_s,
                 prepare_s=self._prepare_s,
+                image_s=self._image_s,
+                start_s=self._start_s,
                 act_s=self._act_s,
                 policy_s=log.policy_s,
                 command_s=log.command_s,
+                wait_s=self._wait_s,
                 verify_s=self._verify_s,
             ),
             steps=tuple(self._results),
@@ -169,7 +174,9 @@ class Attempt:
                     break
                 stages.again()
             await self._act(world, view, index, stages)
+            acted = self._clock()
             await stages.acted()
+            self._wait_s += self._clock() - acted
             self.stage = "verify"
             verdict = await self._verify(world, stack, view, index)
             if step is None:

@@ -67,6 +67,14 @@ class EpisodeFinished(Record, frozen=True, kw_only=True):
     """What failed, when the infrastructure did."""
 
 
+class EpisodeDropped(Record, frozen=True, kw_only=True):
+    """Its group is complete without it: no record, and not owed."""
+
+    id: str
+    task: str
+    sample: int
+
+
 class Note(Record, frozen=True, kw_only=True):
     """A line the user should see once."""
 
@@ -94,6 +102,7 @@ Event = (
     | TurnFinished
     | EpisodeRetried
     | EpisodeFinished
+    | EpisodeDropped
     | Note
     | Stopping
     | RunFinished

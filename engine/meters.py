@@ -7,6 +7,10 @@ saw, so its percentiles are estimates once it has seen more than `size` values.
 import asyncio
 import random
 import time
+from collections import Counter
+
+RECENT = 1000
+"""Values kept between two looks of whoever steers."""
 
 
 class Reservoir:
@@ -45,7 +49,13 @@ class Meters:
         self.start_s = Reservoir()
         self.command_s = Reservoir()
         self.loop_lag_s = Reservoir()
+        self.phase_s: dict[str, Reservoir] = {}
+        """Seconds by phase of an episode; see `Timing`, and `store_s`."""
+        self._recent_starts: list[float] = []
+        self._recent_lags: list[float] = []
         self.started = 0
+        self.outcomes: Counter[str] = Counter()
+        """Durable episodes: `passed`, `failed` and `infrastructure`."""
         self.turns = 0
         self.sampled_tokens = 0
         self._wall = time.monotonic()
@@ -60,9 +70,39 @@ class Meters:
         """Processor seconds of this process, all threads."""
         return time.process_time() - self._cpu
 
+    def add_start(self, seconds: float) -> None:
+        """A sandbox was opened and answered."""
+        self.started += 1
+        self.start_s.add(seconds)
+        if len(self._recent_starts) < RECENT:
+            self._recent_starts.append(seconds)
+
+    def add_phases(self, **seconds: float) -> None:
+        """Of one episode, by phase."""
+        for phase, value in seconds.items():
+            self.phase_s.setdefault(phase, Reservoir()).add(value)
+
+    def phases(self) -> dict[str, tuple[float, float]]:
+        """Median and p99 of each phase that was seen."""
+        return {
+            phase: (seen.percentile(0.5) or 0.0, seen.percentile(0.99) or 0.0)
+            for phase, seen in self.phase_s.items()
+        }
+
+    def take_recent(self) -> tuple[float | None, float]:
+        """Median start and p99 lag since the last call."""
+        starts, lags = sorted(self._recent_starts), sorted(self._recent_lags)
+        self._recent_starts.clear()
+        self._recent_lags.clear()
+        median = starts[len(starts) // 2] if starts else None
+        return median, lags[int(0.99 * (len(lags) - 1))] if lags else 0.0
+
     async def watch_loop(self, every_s: float = 0.02) -> None:
         """Measure how late the loop wakes us, until cancelled."""
         while True:
             asked = time.monotonic()
             await asyncio.sleep(every_s)
-            self.loop_lag_s.add(max(0.0, time.monotonic() - asked - every_s))
+            lag_s = max(0.0, time.monotonic() - asked - every_s)
+            self.loop_lag_s.add(lag_s)
+            if len(self._recent_lags) < RECENT:
+                self._recent_lags.append(lag_s)

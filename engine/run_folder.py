@@ -180,16 +180,21 @@ def read_manifest(path: Path) -> RunManifest:
     return _parse_manifest(file, text)
 
 
-def write_atomically(path: Path, data: bytes) -> None:
-    """Replace a file in one step: readers see the old or the new one. Raises `StoreError`."""
+def write_atomically(path: Path, data: bytes, *, durable: bool = True) -> None:
+    """Replace a file in one step: readers see the old or the new one. Raises `StoreError`.
+
+    Without `durable` that holds for a killed process and not for a power cut.
+    """
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
     try:
         with temporary.open("wb") as file:
             file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
+            if durable:
+                file.flush()
+                os.fsync(file.fileno())
         temporary.replace(path)
-        sync_folder(path.parent)
+        if durable:
+            sync_folder(path.parent)
     except OSError as e:
         temporary.unlink(missing_ok=True)
         raise StoreError(f"{path} cannot be written: {e.strerror or e}") from e

@@ -6,15 +6,23 @@ between is handed open parts. Running the same folder again does only what is ow
 
 import asyncio
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Collection, Mapping, Sequence
+from contextlib import AsyncExitStack
+from functools import partial
 from pathlib import Path
 
 from headrace.aio import background, fan_out, in_thread, unwrap
-from headrace.configs.models import ReplayConfig, RunConfig
+from headrace.configs.models import EngineConfig, ReplayConfig, RunConfig
+from headrace.engine import live_limits, preflight
+from headrace.engine.admission import Admission
 from headrace.engine.driver import Driver
 from headrace.engine.episode import Parts, Planned
 from headrace.engine.evaluate import curve
 from headrace.engine.events import Note, OnEvent, Preparing, RunFinished, RunStarted, ignore
+from headrace.engine.exporter import exported
+from headrace.engine.groups import Groups, longest_first
+from headrace.engine.history import seconds_by_task
 from headrace.engine.image_phase import ImagePhase
 from headrace.engine.limits import combine
 from headrace.engine.meters import Meters
@@ -24,13 +32,16 @@ from headrace.engine.resume import episode_id, owed
 from headrace.engine.run_folder import RunFolder, read_manifest
 from headrace.engine.scheduler import Bounds
 from headrace.engine.shutdown import Shutdown, signals
+from headrace.engine.steering import Steering
 from headrace.engine.store import Store
 from headrace.engine.summary import Counted, Summary, summarise, write
+from headrace.engine.warming import keep_warm
 from headrace.engine.world import limits_of
 from headrace.errors import TaskError
 from headrace.policies.base import Policy
 from headrace.policies.registry import build
 from headrace.sandbox.base import Limits, Provider
+from headrace.sandbox.pool import Pool
 from headrace.sandbox.providers import Chosen, choose
 from headrace.tasks.catalog import Catalog, load
 from headrace.tasks.phases import asks_for_network
@@ -99,7 +110,9 @@ async def _run(
                 + "\n".join(f"  {name}: {reason}" for name, reason in refused.items())
             )
         plan = plan_episodes(config, runnable, policy.version)
+        groups = _groups(config, plan, finished)
         due = set(owed([p.id for p in plan], finished))
+        due -= {p.id for p in plan if groups.complete(p.task.digest)}
         started = RunStarted(
             run=folder.manifest.run,
             planned=len(plan),
@@ -109,14 +122,13 @@ async def _run(
             policy=policy.name,
         )
         on_event(started)
-        todo = [p for p in plan if p.id in due]
-        session = _Session(config, folder, todo, shutdown, on_event)
+        todo = await in_thread(_ordered, config, [p for p in plan if p.id in due], out)
+        session = _Session(config, folder, todo, shutdown, on_event, groups)
         if todo:
             await session.drive(provider, policy)
-        summary = await in_thread(
-            session.summarise, provider.name, len(plan), {**unreadable, **refused}
-        )
-        on_event(RunFinished(finished=summary.planned - summary.owed, owed=summary.owed))
+        summary = await in_thread(session.summarise, provider.name, plan, {**unreadable, **refused})
+        finished_now = summary.planned - summary.owed - summary.dropped
+        on_event(RunFinished(finished=finished_now, owed=summary.owed))
         if session.error is not None:
             raise session.error
         if shutdown.reason:
@@ -157,7 +169,9 @@ class _Session:
         todo: Sequence[Planned],
         shutdown: Shutdown,
         on_event: OnEvent,
+        groups: Groups,
     ) -> None:
+        self._groups = groups
         self._config = config
         self._folder = folder
         self._todo = todo
@@ -176,36 +190,73 @@ class _Session:
             raise unwrap(group) from group
 
     async def _drive(self, provider: Provider, policy: Policy) -> None:
+        engine = await in_thread(_fitted, self._config, provider, len(self._todo), self._on_event)
         tasks = list({p.task.name: p.task for p in self._todo}.values())
         images = ImagePhase(tasks, provider, self._on_event)
         async with background(images.run()):
-            async with policy, Store(self._folder.path, self._config.store) as store:
+            async with (
+                policy,
+                Store(self._folder.path, self._config.store) as store,
+                _pool(self._config, provider) as pool,
+            ):
                 self._meters = meters = Meters()
+                parts = Parts(
+                    provider=pool,
+                    policy=policy,
+                    verifier=verifiers.build(self._config.verifier),
+                    strict=self._config.verifier.compat == "strict",
+                    artifacts=self._folder.path / "artifacts",
+                )
                 driver = Driver(
                     self._todo,
-                    Parts(
-                        provider=provider,
-                        policy=policy,
-                        verifier=verifiers.build(self._config.verifier),
-                        strict=self._config.verifier.compat == "strict",
-                        artifacts=self._folder.path / "artifacts",
-                    ),
-                    _bounds(self._config),
+                    parts,
+                    _bounds(engine),
                     sink=store,
                     meters=meters,
                     shutdown=self._shutdown,
                     grace_s=self._config.engine.grace_s,
                     on_event=self._on_event,
                     held=images.held,
+                    groups=self._groups,
                 )
                 images.listener = driver.release
-                async with background(meters.watch_loop()):
-                    await driver.drive()
+                await self._steered(driver, parts, pool, _admission(engine))
                 self._wall_s, self._cpu_s = meters.wall_s, meters.cpu_s
                 self._done = driver.finished
                 self.error = driver.error
 
-    def summarise(self, provider: str, planned: int, refused: Mapping[str, str]) -> Summary:
+    async def _steered(
+        self, driver: Driver, parts: Parts, pool: Pool, admission: Admission | None
+    ) -> None:
+        """Drive to the end, with everything that looks on and steers."""
+        steering = Steering(
+            driver,
+            parts.policy,
+            self._meters,
+            self._folder.path,
+            run=self._folder.manifest.run,
+            admission=admission,
+            pool=pool,
+            on_event=self._on_event,
+        )
+        await in_thread(live_limits.clear, self._folder.path)
+        async with AsyncExitStack() as stack:
+            port = self._config.engine.metrics_port
+            if port is not None:
+                address = await stack.enter_async_context(exported(port, lambda: steering.latest))
+                self._on_event(Note(text=f"metrics: {address}"))
+            for beside in (
+                self._meters.watch_loop,
+                steering.steer,
+                partial(keep_warm, driver, pool, parts),
+            ):
+                await stack.enter_async_context(background(beside()))
+            await driver.drive()
+        await steering.show(ended=True)
+
+    def summarise(
+        self, provider: str, plan: Sequence[Planned], refused: Mapping[str, str]
+    ) -> Summary:
         """Read the shards, sum up, write `summary.json`. Blocking.
 
         What cannot be read was said when the folder was opened, and counts as owed.
@@ -220,7 +271,8 @@ class _Session:
             self._meters,
             run=self._folder.manifest.run,
             provider=provider,
-            planned=planned,
+            planned=len(plan),
+            dropped=_dropped(plan, counted, self._config.engine.min_group),
             this_session=self._done,
             wall_s=self._wall_s,
             cpu_s=self._cpu_s,
@@ -337,15 +389,81 @@ def _limits(config: RunConfig, task: Task) -> Limits:
     return limits_of(task.environment, runs)
 
 
-def _bounds(config: RunConfig) -> Bounds:
+def _fitted(
+    config: RunConfig, provider: Provider, episodes: int, on_event: OnEvent
+) -> EngineConfig:
+    """The engine's numbers as this machine can hold them. Blocking."""
     engine = config.engine
+    if engine.live == "auto":
+        most = preflight.prepare(
+            min(engine.live_most, episodes), provider.footprint, exact=False
+        ).live
+        return engine.model_copy(
+            update={"live_most": most, "live_start": min(engine.live_start, most)}
+        )
+    found = preflight.prepare(min(engine.live, episodes), provider.footprint)
+    for note in found.notes:
+        on_event(Note(text=note))
+    return engine.model_copy(update={"live": found.live})
+
+
+def _bounds(engine: EngineConfig) -> Bounds:
     return Bounds(
-        live=engine.live,
+        live=engine.live_start if engine.live == "auto" else engine.live,
         preparing=engine.preparing,
         verifying=engine.verifying,
         tries=engine.tries,
         retries=engine.retry_budget,
     )
+
+
+def _admission(engine: EngineConfig) -> Admission | None:
+    if engine.live != "auto":
+        return None
+    return Admission(start=engine.live_start, most=engine.live_most)
+
+
+def _pool(config: RunConfig, provider: Provider) -> Pool:
+    """Opens ahead in the places of `preparing` that starts leave free, one of four at most."""
+    warm = config.sandbox.warm
+    preparing = config.engine.preparing
+    return Pool(
+        provider,
+        most=preparing if warm is None else warm,
+        opening=max(1, preparing // 4),
+    )
+
+
+def _ordered(config: RunConfig, todo: list[Planned], out: Path) -> list[Planned]:
+    """In the order in which they start. Blocking."""
+    if config.engine.order == "plan":
+        return todo
+    seconds = seconds_by_task([out, *map(Path, config.engine.history)])
+    groups: dict[str, list[Planned]] = {}
+    for planned in todo:
+        groups.setdefault(planned.task.digest, []).append(planned)
+    return [p for digest in longest_first(list(groups), seconds) for p in groups[digest]]
+
+
+def _dropped(plan: Sequence[Planned], counted: Counted, enough: int | None) -> int:
+    """Episodes of the plan that their groups are complete without."""
+    if enough is None:
+        return 0
+    graded = {digest: counts[0] for digest, counts in counted.graded.items()}
+    planned = Counter(p.task.digest for p in plan)
+    return sum(
+        max(0, n - graded.get(digest, 0))
+        for digest, n in planned.items()
+        if graded.get(digest, 0) >= enough
+    )
+
+
+def _groups(config: RunConfig, plan: Sequence[Planned], finished: Collection[str]) -> Groups:
+    groups = Groups(config.engine.min_group, config.engine.patience)
+    graded = Counter(p.task.digest for p in plan if p.id in finished)
+    for digest, n in graded.items():
+        groups.known(digest, n)
+    return groups
 
 
 def _line(on_event: OnEvent) -> Callable[[str], None]:

@@ -9,6 +9,7 @@ is an argument, in seconds of any monotonic clock. Misuse raises `ContractError`
        +---------+--------+--------+---------+         |     failed with tries left
                  +--------+--------+---------+-> store |     failed for good: stored as such
     any but finished -> cancelled                            leaves no record, is owed again
+    any but finished -> dropped                              leaves no record, is not owed
 
 Each stage has a bound of its own because each saturates something else: `prepare` the sandbox
 engine, `act` the model, `verify` the CPU. What it does not do: it does not know tasks, clocks,
@@ -17,6 +18,7 @@ sandboxes or why something failed.
 
 from collections import Counter, deque
 from enum import StrEnum
+from itertools import islice
 
 from headrace.errors import ContractError
 from headrace.types import Record
@@ -32,10 +34,12 @@ class Stage(StrEnum):
     STORE = "store"
     FINISHED = "finished"
     CANCELLED = "cancelled"
+    DROPPED = "dropped"
+    """Let go: its group is complete without it."""
 
 
 LIVE = frozenset({Stage.PREPARE, Stage.ACT, Stage.WAITING, Stage.VERIFY, Stage.STORE})
-ENDED = frozenset({Stage.FINISHED, Stage.CANCELLED})
+ENDED = frozenset({Stage.FINISHED, Stage.CANCELLED, Stage.DROPPED})
 
 
 class After(StrEnum):
@@ -112,18 +116,28 @@ class Scheduler:
         self._set(id, Stage.QUEUED)
         self._queue.append(id)
 
-    def grants(self) -> list[Grant]:
-        """Everything that may start now, in order. Each grant is given once."""
+    def rebound(self, bounds: Bounds) -> None:
+        """Other bounds from now on. What is live above them ends in its own time."""
+        self._bounds = bounds
+
+    def grants(self, starts: int | None = None) -> list[Grant]:
+        """Everything that may start now, in order. Each grant is given once.
+
+        `starts`: at most so many enter `prepare` now; None: as many as the bounds allow.
+        """
         granted: list[Grant] = []
+        left = len(self._queue) if starts is None else starts
         while self._waiting and self._count[Stage.VERIFY] < self._bounds.verifying:
             granted.append(self._grant(self._waiting.popleft(), Stage.VERIFY))
         while (
             self._queue
+            and left > 0
             and not self._draining
             and self._count[Stage.PREPARE] < self._bounds.preparing
             and self._live() < self._bounds.live
         ):
             id = self._queue.popleft()
+            left -= 1
             self._tries[id] += 1
             granted.append(self._grant(id, Stage.PREPARE))
         return granted
@@ -169,12 +183,13 @@ class Scheduler:
 
     def cancelled(self, id: str) -> None:
         """It ends without a record and is owed to the next run. A second time does nothing."""
-        stage = self._expect(id, frozenset(Stage) - {Stage.FINISHED})
-        if stage is Stage.QUEUED:
-            self._queue.remove(id)
-        elif stage is Stage.WAITING:
-            self._waiting.remove(id)
+        self._leave(id, frozenset(Stage) - {Stage.FINISHED, Stage.DROPPED})
         self._set(id, Stage.CANCELLED)
+
+    def dropped(self, id: str) -> None:
+        """It ends without a record and is not owed."""
+        self._leave(id, frozenset(Stage) - ENDED)
+        self._set(id, Stage.DROPPED)
 
     def drain(self) -> list[str]:
         """Admit nothing more; what is queued is cancelled and returned."""
@@ -186,6 +201,19 @@ class Scheduler:
         return dropped
 
     # --- questions ---
+
+    @property
+    def bounds(self) -> Bounds:
+        return self._bounds
+
+    @property
+    def wants(self) -> bool:
+        """Episodes wait for nothing but the bound of the live ones."""
+        return bool(self._queue) and not self._draining and self._live() >= self._bounds.live
+
+    def ahead(self, n: int) -> list[str]:
+        """The next in line, at most `n`, in the order in which they will start."""
+        return [] if self._draining else list(islice(self._queue, n))
 
     def stage(self, id: str) -> Stage:
         return self._stage[id]
@@ -211,6 +239,14 @@ class Scheduler:
         return f"<Scheduler {self.snapshot()}>"
 
     # --- transitions ---
+
+    def _leave(self, id: str, allowed: frozenset[Stage]) -> None:
+        """Out of the line it stands in, if it stands in one."""
+        stage = self._expect(id, allowed)
+        if stage is Stage.QUEUED:
+            self._queue.remove(id)
+        elif stage is Stage.WAITING:
+            self._waiting.remove(id)
 
     def _grant(self, id: str, stage: Stage) -> Grant:
         self._set(id, stage)

@@ -33,6 +33,9 @@ class SandboxSummary(Record, frozen=True, kw_only=True):
 
 class EngineSummary(Record, frozen=True, kw_only=True):
     loop_lag_p99_s: float | None
+    """How late the event loop ran what was due."""
+    phases_s: dict[str, tuple[float, float]] = {}
+    """Median and p99 of an episode's phases, in seconds: see `Timing`; `store_s` until durable."""
     cpu_s_per_turn: float | None
     """Processor seconds of the engine's process over the turns it ran."""
 
@@ -52,6 +55,8 @@ class Summary(Record, frozen=True, kw_only=True):
     infra_failures: int
     owed: int
     """Planned episodes without a verdict of their own: run the same command again for them."""
+    dropped: int = 0
+    """Planned episodes that their groups are complete without (`engine.min_group`); not owed."""
     refused: dict[str, str] = {}
     """Tasks that were never tried, by name, with the reason: what the provider cannot do, or what
     could not be read. No number here is about them."""
@@ -128,6 +133,7 @@ def summarise(
     wall_s: float,
     cpu_s: float,
     pass_at_k: dict[str, float],
+    dropped: int = 0,
     refused: Mapping[str, str] = MappingProxyType({}),
 ) -> Summary:
     """Put the counts and the measurements together.
@@ -144,7 +150,8 @@ def summarise(
         passed=counted.passed,
         failed=graded - counted.passed,
         infra_failures=counted.infra_failures,
-        owed=planned - graded,
+        owed=planned - graded - dropped,
+        dropped=dropped,
         refused=dict(sorted(refused.items())),
         retries=counted.retries,
         stop_reasons=dict(sorted(counted.stop_reasons.items())),
@@ -164,6 +171,7 @@ def summarise(
         ),
         engine=EngineSummary(
             loop_lag_p99_s=meters.loop_lag_s.percentile(0.99),
+            phases_s=meters.phases(),
             cpu_s_per_turn=cpu_s / meters.turns if meters.turns else None,
         ),
         versions=versions(),

@@ -4,6 +4,7 @@ Rule: what a phase may reach is set by `World.enter` before the phase begins. Th
 stack owns the sandbox.
 """
 
+import time
 from contextlib import AsyncExitStack
 
 import msgspec
@@ -28,6 +29,10 @@ class World(msgspec.Struct, frozen=True):
 
     sandbox: Sandbox
     egress: Egress | None
+    image_s: float = 0.0
+    """Until the image was there."""
+    start_s: float = 0.0
+    """Until the sandbox answered, from then on."""
 
     def enter(self, policy: NetworkPolicy) -> None:
         """The next phase begins; without a proxy there is nothing that could change."""
@@ -38,33 +43,38 @@ class World(msgspec.Struct, frozen=True):
 async def open_agents(stack: AsyncExitStack, planned: Planned, parts: Parts) -> World:
     """The sandbox in which the agent works. Raises `ImageError` and `SandboxError`."""
     task = planned.task
-    first = views_of(task)[0]
-    world = await _open(
-        stack,
+    begun = time.monotonic()
+    spec = await agents_spec(planned, parts)
+    image_s = time.monotonic() - begun
+    world = await _open(stack, parts, task.environment, spec)
+    if parts.policy.name == "oracle" or speaks_of_logs(task):
+        await world.sandbox.exec(_LOGS, timeout_s=LOGS_TIMEOUT_S)
+    return msgspec.structs.replace(world, image_s=image_s)
+
+
+async def agents_spec(planned: Planned, parts: Parts) -> SandboxSpec:
+    """What `open_agents` opens, its image made if it must be. Raises `ImageError`."""
+    task = planned.task
+    return await _spec(
         planned,
         parts,
         task.environment,
         reach(task, follow=planned.network),
-        user=first.agent.user,
+        user=views_of(task)[0].agent.user,
         terminal=types_keys(parts.policy, task),
     )
-    if parts.policy.name == "oracle" or speaks_of_logs(task):
-        await world.sandbox.exec(_LOGS, timeout_s=LOGS_TIMEOUT_S)
-    return world
 
 
 async def open_verifiers(
     stack: AsyncExitStack, planned: Planned, parts: Parts, view: Task
 ) -> World:
     """A sandbox of the verifier's own, from its own environment."""
-    assert view.verifier.environment is not None
+    recipe = view.verifier.environment
+    assert recipe is not None
+    connected = verifier_reach(view, follow=planned.network)
+    # no user: its shell is not used, and the tests have their own
     return await _open(
-        stack,
-        planned,
-        parts,
-        view.verifier.environment,
-        verifier_reach(view, follow=planned.network),
-        user=None,  # its shell is not used: the tests have their own user
+        stack, parts, recipe, await _spec(planned, parts, recipe, connected, user=None)
     )
 
 
@@ -96,8 +106,7 @@ def types_keys(policy: Policy, task: Task) -> bool:
     return policy.terminal or solved_by_keys
 
 
-async def _open(
-    stack: AsyncExitStack,
+async def _spec(
     planned: Planned,
     parts: Parts,
     recipe: EnvironmentRecipe,
@@ -105,22 +114,27 @@ async def _open(
     *,
     user: str | None,
     terminal: bool = False,
-) -> World:
-    image = await parts.provider.prepare(recipe)
-    egress = None if connected.egress is None else Egress(connected.egress)
-    spec = SandboxSpec(
-        image=image,
+) -> SandboxSpec:
+    return SandboxSpec(
+        image=await parts.provider.prepare(recipe),
         episode=planned.id,
         workdir=recipe.workdir,
         env=recipe.env,
         user=user,
         network=connected.network,
-        egress=egress,
+        egress=None if connected.egress is None else Egress(connected.egress),
         compose=recipe.compose,
         terminal=terminal,
         limits=limits_of(recipe, planned.sandbox),
     )
+
+
+async def _open(
+    stack: AsyncExitStack, parts: Parts, recipe: EnvironmentRecipe, spec: SandboxSpec
+) -> World:
+    begun = time.monotonic()
     sandbox = await stack.enter_async_context(parts.provider.open(spec))
+    start_s = time.monotonic() - begun
     if recipe.upload_context and recipe.context is not None:
         await put(sandbox, recipe.context, recipe.workdir or ".")
-    return World(sandbox, egress)
+    return World(sandbox, spec.egress, start_s=start_s)

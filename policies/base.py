@@ -20,6 +20,23 @@ class Budget(Record, frozen=True, kw_only=True):
     """Seconds left of the agent's time; None: no limit."""
 
 
+class ModelLoad(Record, frozen=True, kw_only=True):
+    """How busy the model server is; of several replicas, the sums and the fullest cache."""
+
+    kv_use: float
+    """Key-value cache in use, in [0, 1]."""
+    running: int
+    waiting: int
+    preemptions: float
+    """Since the server started."""
+    prefix_queries: float = 0.0
+    """Prompt tokens looked up in the prefix cache since the server started,"""
+    prefix_hits: float = 0.0
+    """and those found there."""
+    age_s: float = 0.0
+    """Seconds since the server said so."""
+
+
 class Stop(Exception):
     """A session ends the episode for a named reason, such as `context_full`. Not an error."""
 
@@ -59,6 +76,17 @@ class Policy(Protocol):
     def session(self, task: Task, sample: int) -> AbstractAsyncContextManager[Session]:
         """A session for attempt `sample` at `task`."""
 
+    async def load(self) -> ModelLoad | None:
+        """How busy its server is; None: it has none, or it does not say. Never raises."""
+
     async def __aenter__(self) -> "Policy": ...
 
     async def __aexit__(self, *exc: object) -> None: ...
+
+
+class NoServer:
+    """A policy that asks no model server."""
+
+    async def load(self) -> ModelLoad | None:
+        """See `Policy.load`."""
+        return None

@@ -3,12 +3,12 @@
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 
-from headrace.policies.base import Budget
+from headrace.policies.base import Budget, NoServer
 from headrace.policies.version import version_of
 from headrace.types import Action, CommandResult, Task
 
 
-class NoopPolicy:
+class NoopPolicy(NoServer):
     """Ends every episode in its first turn."""
 
     name = "noop"

@@ -12,6 +12,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 from headrace.errors import PolicyError, boundary
+from headrace.policies.base import NoServer
 from headrace.policies.listed import ListedSession
 from headrace.policies.version import version_of
 from headrace.types import Action, Command, SolutionRecipe, Task, Upload
@@ -20,7 +21,7 @@ LONGEST_S = 86_400.0
 """The engine cuts it to what is left of the agent's time."""
 
 
-class OraclePolicy:
+class OraclePolicy(NoServer):
     """One turn: bring the solution and run it."""
 
     name = "oracle"

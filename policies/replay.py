@@ -11,6 +11,7 @@ from contextlib import asynccontextmanager
 from msgspec import structs
 
 from headrace.errors import PolicyError
+from headrace.policies.base import NoServer
 from headrace.policies.listed import ListedSession
 from headrace.policies.version import version_of
 from headrace.types import Action, Task, Turn
@@ -19,7 +20,7 @@ Recorded = Callable[[str, int], Sequence[Turn]]
 """The turns of (task digest, sample); empty when that episode was not recorded."""
 
 
-class ReplayPolicy:
+class ReplayPolicy(NoServer):
     """Repeats turns that were recorded."""
 
     name = "replay"

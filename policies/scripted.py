@@ -13,7 +13,7 @@ from typing import Any
 
 from headrace.configs.models import ScriptedConfig
 from headrace.errors import ConfigError
-from headrace.policies.base import Budget
+from headrace.policies.base import Budget, NoServer
 from headrace.policies.listed import NOTHING_LEFT, ListedSession
 from headrace.policies.protocols.base import AgentProtocol, Parsed
 from headrace.policies.protocols.confirm import session_protocol
@@ -47,7 +47,7 @@ class Script(Record, frozen=True, kw_only=True):
         return self.lines
 
 
-class ScriptedPolicy:
+class ScriptedPolicy(NoServer):
     """Runs the commands of a script, or gives its answers."""
 
     name = "scripted"

@@ -8,7 +8,7 @@ when the episode ends is the engine's, but for a full context and a spent token 
 
 import hashlib
 import time
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Self
@@ -16,7 +16,7 @@ from typing import Self
 from headrace.aio import in_thread
 from headrace.configs.models import VllmConfig
 from headrace.errors import ConfigError, PolicyError, ServerGone, ServerLost
-from headrace.policies.base import Budget, Session, Stop
+from headrace.policies.base import Budget, ModelLoad, Session, Stop
 from headrace.policies.client import Completion, CompletionClient, Model, Request
 from headrace.policies.protocols.base import AgentProtocol, Parsed
 from headrace.policies.protocols.confirm import session_protocol
@@ -132,6 +132,16 @@ class VllmPolicy:
             await self._server.ready()  # here, for a restart is not the agent's time
         agent = session_protocol(self._protocol, confirm=self._config.confirm)
         yield _Conversation(self, agent, self._chat, task, sample)
+
+    async def load(self) -> ModelLoad | None:
+        """See `Policy.load`."""
+        if self._server is not None and not self._server.up:
+            return None
+        try:
+            found = await self._client.metrics()
+        except PolicyError:
+            return None
+        return load_of(found)
 
     def request(self, prompt: Sequence[int], max_tokens: int, seed: int) -> Request:
         """What is sent for one sample."""
@@ -272,6 +282,22 @@ async def _off_loop(
     if len(text) > _LONG_TEXT_CHARS:
         return await in_thread(call, *arguments)
     return call(*arguments)
+
+
+def load_of(metrics: Mapping[str, float]) -> ModelLoad:
+    """A vLLM server's metrics, by name and summed over labels, as its load."""
+
+    def value(name: str) -> float:
+        return metrics.get(f"vllm:{name}", metrics.get(f"vllm:{name}_total", 0.0))
+
+    return ModelLoad(
+        kv_use=min(1.0, value("kv_cache_usage_perc")),
+        running=int(value("num_requests_running")),
+        waiting=int(value("num_requests_waiting")),
+        preemptions=value("num_preemptions"),
+        prefix_queries=value("prefix_cache_queries"),
+        prefix_hits=value("prefix_cache_hits"),
+    )
 
 
 def _choose_model(served: Sequence[Model], name: str | None) -> Model:

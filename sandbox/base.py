@@ -38,6 +38,16 @@ class Limits(Record, frozen=True, kw_only=True):
     """Kept of each of stdout and stderr of a command; the middle is cut."""
 
 
+class Footprint(Record, frozen=True, kw_only=True):
+    """What one idle sandbox takes from the machine: an estimate, for limits told before a run."""
+
+    memory_bytes: int
+    processes: int
+    """And threads, of the engine's helpers too."""
+    files: int
+    """Open in our process."""
+
+
 class SandboxSpec(Record, frozen=True, kw_only=True):
     """What to open. `image` is what `Provider.prepare` returned."""
 
@@ -167,6 +177,7 @@ class Provider(Protocol):
 
     name: str
     """`docker` or `namespace`."""
+    footprint: Footprint
 
     async def prepare(self, recipe: EnvironmentRecipe) -> str:
         """Make sure the image exists and return its name for `SandboxSpec.image`.

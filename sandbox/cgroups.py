@@ -16,8 +16,6 @@ from pathlib import Path
 from headrace.errors import SandboxError
 from headrace.sandbox.base import Limits
 
-OUTER_PIDS = 1
-"""Processes of a sandbox that are not seen inside: they come on top of `Limits.pids`."""
 _CONTROLLERS = ("pids", "memory", "cpu")
 _PERIOD_US = 100_000
 _REMOVE_S = 5.0
@@ -35,8 +33,11 @@ class Cgroups:
         """Controllers that cannot be set here."""
         return tuple(name for name in _CONTROLLERS if name not in self.parents)
 
-    def create(self, name: str, limits: Limits) -> tuple[Path, ...]:
-        """Make the groups of one sandbox; the caller puts its first process into each."""
+    def create(self, name: str, limits: Limits, *, outer: int = 0) -> tuple[Path, ...]:
+        """Make the groups of one sandbox; the caller puts its first process into each.
+
+        `outer` processes of the sandbox are not seen inside: they come on top of `limits.pids`.
+        """
         made: list[Path] = []
         try:
             for controller, parent in self.parents.items():
@@ -44,7 +45,7 @@ class Cgroups:
                 if group not in made:
                     group.mkdir()
                     made.append(group)
-                for file, value in _settings(self.version, controller, limits):
+                for file, value in _settings(self.version, controller, limits, outer):
                     (group / file).write_text(value)
         except OSError as e:
             remove(made)
@@ -175,9 +176,9 @@ def _own_groups(proc: Path) -> dict[str, str]:
     return own
 
 
-def _settings(version: int, controller: str, limits: Limits) -> list[tuple[str, str]]:
+def _settings(version: int, controller: str, limits: Limits, outer: int) -> list[tuple[str, str]]:
     if controller == "pids" and limits.pids is not None:
-        return [("pids.max", str(limits.pids + OUTER_PIDS))]
+        return [("pids.max", str(limits.pids + outer))]
     if controller == "memory" and limits.memory_mb is not None:
         memory = str(limits.memory_mb << 20)
         if version == 2:

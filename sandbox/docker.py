@@ -21,7 +21,7 @@ from headrace.aio import in_thread, run_shielded
 from headrace.configs.models import ImagesConfig
 from headrace.errors import SandboxError
 from headrace.sandbox import leases
-from headrace.sandbox.base import SandboxSpec
+from headrace.sandbox.base import Footprint, SandboxSpec
 from headrace.sandbox.compose_docker import Compose
 from headrace.sandbox.docker_container import config
 from headrace.sandbox.docker_engine import EngineClient, available, socket_path
@@ -45,6 +45,7 @@ class DockerProvider:
     """See `headrace.sandbox.base.Provider`. Raises `UsageError` for an address it cannot use."""
 
     name = "docker"
+    footprint = Footprint(memory_bytes=5 << 20, processes=14, files=4)
 
     def __init__(
         self,

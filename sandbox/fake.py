@@ -21,7 +21,7 @@ from msgspec import structs
 
 from headrace.aio import first_of
 from headrace.errors import ContractError, ProviderGone, SandboxError
-from headrace.sandbox.base import Sandbox, SandboxSpec, Terminal
+from headrace.sandbox.base import Footprint, Sandbox, SandboxSpec, Terminal
 from headrace.types import CommandResult, EnvironmentRecipe, Task
 
 Answer = CommandResult | Exception | bytes
@@ -50,6 +50,7 @@ class FakeProvider:
     """See `Provider`. Its attributes may be changed at any time and hold from then on."""
 
     name = "fake"
+    footprint = Footprint(memory_bytes=0 << 20, processes=0, files=0)
 
     def __init__(
         self,

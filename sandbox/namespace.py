@@ -13,7 +13,7 @@ import os
 import secrets
 import shutil
 import subprocess
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -22,9 +22,9 @@ from headrace.aio import in_thread, run_shielded
 from headrace.configs.models import ImagesConfig
 from headrace.errors import ContractError, SandboxError, boundary
 from headrace.sandbox import cgroups, leases, seccomp
-from headrace.sandbox.base import Limits, SandboxSpec
+from headrace.sandbox.base import Footprint, Limits, SandboxSpec
 from headrace.sandbox.egress_proxy import lacks, proxied, proxy_env, wants_proxy
-from headrace.sandbox.leases import children_of
+from headrace.sandbox.launcher import can_launch
 from headrace.sandbox.namespace_images import Image, Images
 from headrace.sandbox.namespace_launch import (
     DEFAULT_ENV,
@@ -33,8 +33,10 @@ from headrace.sandbox.namespace_launch import (
     Host,
     Launch,
     command,
+    plan,
 )
-from headrace.sandbox.namespace_process import inherited
+from headrace.sandbox.namespace_launcher import Launcher
+from headrace.sandbox.namespace_process import Leader, inherited, spawn
 from headrace.sandbox.namespace_sandbox import NamespaceSandbox
 from headrace.sandbox.namespace_terminal import TerminalPlace
 from headrace.sandbox.refusals import no_allow_list, no_compose
@@ -63,6 +65,7 @@ class NamespaceProvider:
     """See `Provider`. `async with` it; sandboxes must be closed before it is left."""
 
     name = "namespace"
+    footprint = Footprint(memory_bytes=2 << 20, processes=7, files=9)
 
     def __init__(
         self,
@@ -88,7 +91,9 @@ class NamespaceProvider:
         return self
 
     async def __aexit__(self, *exc: object) -> None:
-        self._here = None
+        here, self._here = self._here, None
+        if here is not None and here.launcher is not None:
+            await run_shielded(here.launcher.close())
 
     def __repr__(self) -> str:
         return f"<NamespaceProvider live={self._live} images={len(self._images)}>"
@@ -150,12 +155,9 @@ class NamespaceProvider:
             )
             try:
                 async with asyncio.timeout(START_TIMEOUT_S):
-                    line = command(here.host, launch)
                     await sandbox.start(
-                        line,
-                        _SPAWN_ENV,
+                        lambda fds: self._lead(launch, fds),
                         here.files,
-                        here.inherited,
                         cgroups.processes_of(claim.groups),
                     )
             except TimeoutError:
@@ -173,15 +175,22 @@ class NamespaceProvider:
             yield
             return
         assert sandbox.leader is not None
-        first = children_of(sandbox.leader.pid)  # the leader itself is in the host's network
-        if not first:
+        first = sandbox.leader.first  # the leader may be in the host's network
+        if first is None:
             raise SandboxError("the proxy of a sandbox could not be opened: the sandbox has ended")
-        async with proxied(spec.egress, first[:1]):
+        async with proxied(spec.egress, [first]):
             yield
 
     async def sweep(self) -> list[str]:
         """See `Provider.sweep`."""
         return [*await in_thread(leases.sweep), *await self._images.sweep()]
+
+    async def _lead(self, launch: Launch, fds: Mapping[int, int]) -> Leader:
+        here = self._there()
+        if here.launcher is None:
+            return spawn(command(here.host, launch), _SPAWN_ENV, fds, here.inherited)
+        resolv = await in_thread(_resolv) if launch.network else ""
+        return await here.launcher.start(plan(launch, seccomp=here.filter, resolv=resolv), fds)
 
     async def _discard(self, sandbox: NamespaceSandbox, claim: "_Claim") -> None:
         try:
@@ -223,7 +232,8 @@ class _Claim:
                 groups=tuple(map(str, paths)),
             ),
         )
-        self.groups = self._here.groups.create(self._name, self._spec.limits)
+        outer = 0 if self._here.launcher is not None else 1
+        self.groups = self._here.groups.create(self._name, self._spec.limits, outer=outer)
 
     def release(self) -> None:
         cgroups.remove(self.groups)
@@ -243,6 +253,9 @@ class _Here:
     inherited: tuple[int, ...]
     """Descriptors of this process that no sandbox may see."""
     owner: leases.Owner
+    filter: bytes
+    launcher: Launcher | None
+    """What starts them; None: bubblewrap does."""
 
 
 def _look() -> _Here:
@@ -252,7 +265,8 @@ def _look() -> _Here:
     runtime = leases.runtime_folder()
     program = seccomp.program()
     files = {PROGRAM_FD: _file(runtime / "init.sh", INIT_PROGRAM.encode())}
-    if program is not None:
+    by_launcher = host.root and can_launch()
+    if program is not None and not by_launcher:
         files[SECCOMP_FD] = _file(runtime / "seccomp.bpf", program)
     groups = cgroups.detect()
     return _Here(
@@ -262,7 +276,17 @@ def _look() -> _Here:
         files=files,
         inherited=inherited(),
         owner=leases.this_process(),
+        filter=program or b"",
+        launcher=Launcher(inherited()) if by_launcher else None,
     )
+
+
+def _resolv() -> str:
+    """The name servers of this machine; an image has none of its own that would work here."""
+    try:
+        return Path("/etc/resolv.conf").read_text(errors="surrogateescape")
+    except OSError:
+        return ""
 
 
 def _file(path: Path, content: bytes) -> str:

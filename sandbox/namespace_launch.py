@@ -1,10 +1,12 @@
-"""How a namespace sandbox is started: the command line, pure.
+"""How a namespace sandbox is started: the steps of the launcher, or a command line; pure.
 
-Rule: first a mount namespace with a size-limited tmpfs and an overlay on it, then bubblewrap, which
+Rule: first a mount namespace with a size-limited tmpfs and an overlay on it, then a root that
 leaves no host file in sight. What root inside could still use against the host (kernel settings,
-memory, keys) is read-only or hidden. Nothing here starts anything.
+memory, keys) is read-only or hidden. Root's driver has a launcher that does it in one process
+(`plan`); for others `unshare` and bubblewrap do the same (`command`). Nothing here starts anything.
 """
 
+import resource
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,17 +17,17 @@ from headrace.sandbox.scripts import INIT
 HOSTNAME = "sandbox"
 SECCOMP_FD = 10
 PROGRAM_FD = 9
-CAPABILITIES = (
-    "CAP_CHOWN",
-    "CAP_DAC_OVERRIDE",
-    "CAP_FOWNER",
-    "CAP_FSETID",
-    "CAP_KILL",
-    "CAP_NET_BIND_SERVICE",
-    "CAP_SETGID",
-    "CAP_SETUID",
-    "CAP_SYS_CHROOT",
-)
+CAPABILITIES = {  # by their numbers in the kernel
+    "CAP_CHOWN": 0,
+    "CAP_DAC_OVERRIDE": 1,
+    "CAP_FOWNER": 3,
+    "CAP_FSETID": 4,
+    "CAP_KILL": 5,
+    "CAP_NET_BIND_SERVICE": 10,
+    "CAP_SETGID": 6,
+    "CAP_SETUID": 7,
+    "CAP_SYS_CHROOT": 18,
+}
 DEFAULT_ENV = {
     "HOME": "/root",
     "HOSTNAME": HOSTNAME,
@@ -35,6 +37,19 @@ _HIDDEN = tuple(
     f"/proc/{name}" for name in ("kcore", "keys", "key-users", "timer_list", "sysrq-trigger")
 )
 _SHM_BYTES = 256 << 20
+_DEVPTS = "newinstance,ptmxmode=0666,mode=620"
+_DEVICES = ("null", "zero", "full", "random", "urandom", "tty")
+_DEVICE_LINKS = {
+    "stdin": "/proc/self/fd/0",
+    "stdout": "/proc/self/fd/1",
+    "stderr": "/proc/self/fd/2",
+    "fd": "/proc/self/fd",
+    "core": "/proc/kcore",
+    "ptmx": "pts/ptmx",
+}
+_HOSTS = "127.0.0.1 localhost\n::1 localhost\n"
+_NOSUID, _NODEV, _NOEXEC = 2, 4, 8
+_RECURSIVE, _PRIVATE = 16384, 1 << 18
 _READ_ONLY = ("/proc/sys", "/proc/fs", "/proc/irq", "/proc/bus", "/proc/acpi", "/proc/scsi")
 
 _LAUNCH = r"""
@@ -99,6 +114,85 @@ class Launch:
     """See `scripts.beside`."""
 
 
+Step = tuple[str | int | bool, ...]
+"""A name among the steps of `launcher.py`, and what it takes."""
+
+
+def plan(
+    launch: Launch, *, seccomp: bytes, resolv: str, argv: tuple[str, ...] = ()
+) -> dict[str, object]:
+    """What the launcher does for one sandbox, all but its descriptors.
+
+    `resolv`: the host's name servers, for a sandbox with its network; `argv` in place of the
+    channels' own program.
+    """
+    return {
+        "groups": [str(group / "cgroup.procs") for group in launch.groups],
+        "rlimits": _data_limit(launch),
+        "network": launch.network,
+        "steps": [*_root_steps(launch, resolv), *_kernel_steps(_root_of(launch))],
+        "hostname": HOSTNAME,
+        "capabilities": list(CAPABILITIES.values()),
+        "seccomp": seccomp,
+        "argv": list(argv or _inside(launch)),
+        "env": {**DEFAULT_ENV, **launch.env},
+    }
+
+
+def _root_of(launch: Launch) -> str:
+    return str(launch.mount_point if launch.upper else launch.mount_point / "root")
+
+
+def _inside(launch: Launch) -> tuple[str, ...]:
+    return ("sh", "-c", INIT, "headrace", launch.user, launch.workdir, *launch.beside)
+
+
+def _data_limit(launch: Launch) -> list[tuple[int, int]]:
+    if launch.groups or launch.limits.memory_mb is None:
+        return []
+    return [(resource.RLIMIT_DATA, launch.limits.memory_mb << 20)]
+
+
+def _root_steps(launch: Launch, resolv: str) -> list[Step]:
+    """An overlay of the layers and something to write to."""
+    top, root = str(launch.mount_point), _root_of(launch)
+    out: list[Step] = [("mount", "", "/", "", _RECURSIVE | _PRIVATE, "")]
+    if launch.upper is None:
+        size = f"mode=755,size={launch.storage_mb}m"
+        out.append(("mount", "tmpfs", top, "tmpfs", _NOSUID | _NODEV, size))
+        out += [("folder", f"{top}/{name}", 0o755) for name in ("upper", "work", "root")]
+        upper, work = f"{top}/upper", f"{top}/work"
+    else:
+        upper, work = str(launch.upper), str(launch.upper.parent / "work")
+    lower = ":".join(_escaped(str(layer)) for layer in launch.layers)
+    data = f"lowerdir={lower},upperdir={_escaped(upper)},workdir={_escaped(work)}"
+    out.append(("mount", "overlay", root, "overlay", _NOSUID | _NODEV, data))
+    out.append(("text", f"{root}/etc", "hosts", _HOSTS, False))
+    if launch.network and resolv:
+        out.append(("text", f"{root}/etc", "resolv.conf", resolv, True))
+    return out
+
+
+def _kernel_steps(root: str) -> list[Step]:
+    """`/proc` and `/dev`, with what could be used against the host out of reach; then that root."""
+    strict = _NOSUID | _NODEV | _NOEXEC
+    dev, shm = f"{root}/dev", f"mode=1777,size={_SHM_BYTES}"
+    return [
+        ("place", f"{root}/proc"),
+        ("place", dev),
+        ("mount", "proc", f"{root}/proc", "proc", strict, ""),
+        ("mount", "tmpfs", dev, "tmpfs", _NOSUID | _NOEXEC, "mode=755"),
+        *(("device", f"{dev}/{name}", f"/dev/{name}") for name in _DEVICES),
+        *(("link", target, f"{dev}/{name}") for name, target in _DEVICE_LINKS.items()),
+        *(("folder", f"{dev}/{name}", 0o755) for name in ("pts", "shm")),
+        ("mount", "devpts", f"{dev}/pts", "devpts", _NOSUID | _NOEXEC, _DEVPTS),
+        ("mount", "tmpfs", f"{dev}/shm", "tmpfs", _NOSUID | _NODEV, shm),
+        *(("read_only", f"{root}{path}", strict) for path in _READ_ONLY),
+        *(("hide", f"{root}{path}", f"{dev}/null") for path in _HIDDEN),
+        ("pivot", root),
+    ]
+
+
 def command(host: Host, launch: Launch, *, program: tuple[str, ...] | None = None) -> list[str]:
     """The command line of the leader process; `program` in place of the channels' own."""
     if host.root:
@@ -110,13 +204,12 @@ def command(host: Host, launch: Launch, *, program: tuple[str, ...] | None = Non
     out += ["sh", "-c", _LAUNCH, "headrace", *map(str, launch.groups), "--"]
     out += [str(launch.mount_point), ":".join(_escaped(str(layer)) for layer in launch.layers)]
     out += [str(launch.upper or ""), f"{launch.storage_mb}m", options, "1" * launch.network]
-    inside = program or ("sh", "-c", INIT, "headrace", launch.user, launch.workdir, *launch.beside)
+    inside = program or _inside(launch)
     return [*out, *_rlimits(host, launch), *_bubblewrap(host, launch), *inside]
 
 
 def _bubblewrap(host: Host, launch: Launch) -> list[str]:
-    root = launch.mount_point if launch.upper else launch.mount_point / "root"
-    out = [host.bwrap, "--bind", str(root), "/", "--dev", "/dev", "--proc", "/proc"]
+    out = [host.bwrap, "--bind", _root_of(launch), "/", "--dev", "/dev", "--proc", "/proc"]
     out += ["--perms", "1777", "--size", str(_SHM_BYTES), "--tmpfs", "/dev/shm"]
     for path in _READ_ONLY:
         out += ["--ro-bind-try", path, path]

@@ -10,10 +10,10 @@ import fcntl
 import os
 import signal
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 
-from headrace.sandbox.leases import kill_tree
+from headrace.sandbox.leases import children_of, kill_tree
 
 CHUNK_BYTES = 1 << 17
 _LOW_FD = 32  # above every number the sandbox's end of the pipes is moved to
@@ -123,7 +123,7 @@ class Inlet:
 
 
 class Leader:
-    """A spawned leader process and the moment of its end."""
+    """The process that holds a sandbox, and the moment of its end."""
 
     def __init__(self, pid: int) -> None:
         self.pid = pid
@@ -131,39 +131,66 @@ class Leader:
         self.status = 0
         """Exit code, or minus the signal."""
         self.on_end: Callable[[], None] = lambda: None
+
+    @property
+    def first(self) -> int | None:
+        """The host's number of process 1 inside, which may be the leader; None: it has ended."""
+        raise NotImplementedError
+
+    def kill(self) -> None:
+        """End it and everything in its namespaces. Idempotent."""
+        raise NotImplementedError
+
+    def end(self, status: int) -> None:
+        """Called once, by whoever is told of its end."""
+        self.status = status
+        self.ended.set()
+        self.on_end()
+
+
+class Spawned(Leader):
+    """A child of this process, with process 1 below it."""
+
+    def __init__(self, pid: int) -> None:
+        super().__init__(pid)
         self._loop = asyncio.get_running_loop()
         self._pidfd = os.pidfd_open(pid)
         self._loop.add_reader(self._pidfd, self._reap)
 
+    @property
+    def first(self) -> int | None:
+        """See `Leader.first`."""
+        return next(iter(children_of(self.pid)), None)
+
     def kill(self) -> None:
-        """End it and everything in its namespaces. Idempotent."""
+        """See `Leader.kill`."""
         if not self.ended.is_set():
             kill_tree(self.pid)
 
     def _reap(self) -> None:
         self._loop.remove_reader(self._pidfd)
         os.close(self._pidfd)
+        status = 0
         with suppress(ChildProcessError):
-            self.status = os.waitstatus_to_exitcode(os.waitpid(self.pid, 0)[1])
-        self.ended.set()
-        self.on_end()
+            status = os.waitstatus_to_exitcode(os.waitpid(self.pid, 0)[1])
+        self.end(status)
 
 
 def pipe_to(mode: int | None = None) -> tuple[int, int]:
     """A pipe for the sandbox to read from: (its end, ours), both above the reserved numbers."""
     theirs, ours = os.pipe()
-    return _raised(theirs, mode), _raised(ours, None)
+    return raised(theirs, mode), raised(ours, None)
 
 
 def pipe_from(mode: int | None = None) -> tuple[int, int]:
     """A pipe for the sandbox to write to: (its end, ours)."""
     ours, theirs = os.pipe()
-    return _raised(theirs, mode), _raised(ours, None)
+    return raised(theirs, mode), raised(ours, None)
 
 
 def open_for(path: str) -> int:
     """A file for the sandbox to read, above the reserved numbers."""
-    return _raised(os.open(path, os.O_RDONLY | os.O_CLOEXEC), None)
+    return raised(os.open(path, os.O_RDONLY | os.O_CLOEXEC), None)
 
 
 def inherited() -> tuple[int, ...]:
@@ -176,7 +203,8 @@ def inherited() -> tuple[int, ...]:
     return tuple(found)
 
 
-def _raised(fd: int, mode: int | None) -> int:
+def raised(fd: int, mode: int | None = None) -> int:
+    """`fd`, moved above the reserved numbers, which closes the old one; then with `mode`."""
     if mode is not None:
         os.fchmod(fd, mode)  # so that another user inside can reopen /dev/stdout
     if fd >= _LOW_FD:
@@ -188,7 +216,10 @@ def _raised(fd: int, mode: int | None) -> int:
 
 
 def spawn(
-    command: Sequence[str], env: dict[str, str], fds: dict[int, int], closed: tuple[int, ...] = ()
+    command: Sequence[str],
+    env: Mapping[str, str],
+    fds: Mapping[int, int],
+    closed: tuple[int, ...] = (),
 ) -> Leader:
     """Start `command` in a session of its own; `fds[n]` becomes its descriptor n.
 
@@ -208,7 +239,7 @@ def spawn(
         setsigdef=(signal.SIGPIPE, signal.SIGINT, signal.SIGQUIT, signal.SIGTERM, signal.SIGCHLD),
     )
     try:
-        return Leader(pid)
+        return Spawned(pid)
     except OSError:  # no descriptor left to watch it with
         kill_tree(pid)
         os.waitpid(pid, 0)

@@ -26,7 +26,6 @@ from headrace.sandbox.namespace_process import (
     open_for,
     pipe_from,
     pipe_to,
-    spawn,
 )
 from headrace.sandbox.namespace_terminal import PtyLine, TerminalPlace, open_pty
 from headrace.sandbox.shell import Shell
@@ -76,17 +75,18 @@ class NamespaceSandbox:
 
     async def start(
         self,
-        command: list[str],
-        env: Mapping[str, str],
+        lead: Callable[[Mapping[int, int]], Awaitable[Leader]],
         files: Mapping[int, str],
-        closed: tuple[int, ...] = (),
         processes: Processes | None = None,
     ) -> None:
-        """Spawn the leader, `files` open on their numbers, and wait until its channels answer."""
+        """Have the leader started and wait until its channels answer.
+
+        `lead` gets the descriptors it starts with: those of the channels and `files`, opened.
+        """
         self._processes = processes
         self._need = reserve(None if processes is None else processes.limit)
         try:
-            self._spawn(command, dict(env), files, closed)
+            await self._spawn(lead, files)
             await self._control.started()
             await self._killer.started()
             await self._shell.start()
@@ -231,17 +231,17 @@ class NamespaceSandbox:
         Blocking for some milliseconds. The first process is stopped meanwhile: it could not fork.
         """
         processes, leader = self._processes, self._leader
-        first = children_of(leader.pid)[:1] if leader is not None else []
-        if processes is None or leader is None or not first:
+        first = None if leader is None else leader.first
+        if processes is None or leader is None or first is None:
             return
         log.warning("what an agent left running takes every process of its sandbox: killed")
         with suppress(OSError):  # it has ended
-            os.kill(first[0], signal.SIGSTOP)
+            os.kill(first, signal.SIGSTOP)
             try:
-                processes.kill_all_but({leader.pid, first[0]})
+                processes.kill_all_but({leader.pid, first})
             finally:
                 processes.lend(LENT_PIDS)
-                os.kill(first[0], signal.SIGCONT)
+                os.kill(first, signal.SIGCONT)
 
     # --- inside ---
 
@@ -249,8 +249,10 @@ class NamespaceSandbox:
         self, token: str, feed: Callable[[bytes], None], ended: Callable[[], None]
     ) -> Line:
         assert self._place is not None and self._leader is not None
-        leader = self._leader.pid
-        self._pty = await open_pty(leader, self._place, self._control, token, feed, ended)
+        first = self._leader.first
+        if first is None:
+            raise SandboxError("the sandbox has ended")
+        self._pty = await open_pty(first, self._place, self._control, token, feed, ended)
         return self._pty
 
     async def _look(self, tty: str, token: str) -> State | None:
@@ -273,12 +275,10 @@ class NamespaceSandbox:
         else:
             self._release()  # it was wired, and then nothing could be spawned
 
-    def _spawn(
+    async def _spawn(
         self,
-        command: list[str],
-        env: dict[str, str],
+        lead: Callable[[Mapping[int, int]], Awaitable[Leader]],
         files: Mapping[int, str],
-        closed: tuple[int, ...] = (),
     ) -> None:
         theirs: dict[int, int] = {}
         ours: dict[int, int] = {}
@@ -289,11 +289,14 @@ class NamespaceSandbox:
                 theirs[number] = open_for(path)
             self._wire(ours)
             ours = {}
-            self._leader = spawn(command, env, theirs, closed)
-            self._leader.on_end = self._on_end
+            self._leader = await lead(theirs)
         finally:
             for fd in (*theirs.values(), *ours.values()):
                 os.close(fd)
+        if self._leader.ended.is_set():
+            self._on_end()
+        else:
+            self._leader.on_end = self._on_end
 
     def _wire(self, ours: dict[int, int]) -> None:
         agent, control, killer = self._outlets = [Outlet(ours[n]) for n in (0, 3, 6)]
@@ -333,14 +336,14 @@ class NamespaceSandbox:
 
     def _nudge(self) -> None:
         """Let our own processes go on, whoever stopped them (`kill -STOP -1`) or killed one."""
-        if self._leader is None:
+        first = None if self._leader is None else self._leader.first
+        if first is None:
             return
         ours = set()
-        for first in children_of(self._leader.pid):
-            for child in children_of(first):
-                with suppress(ProcessLookupError):
-                    os.kill(child, signal.SIGCONT)
-                ours.add(number_inside(child))
+        for child in children_of(first):
+            with suppress(ProcessLookupError):
+                os.kill(child, signal.SIGCONT)
+            ours.add(number_inside(child))
         if not {self._control.pid, self._killer.pid} <= ours:
             self._clear()  # the first process starts them anew when all of them are gone
 

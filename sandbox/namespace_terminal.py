@@ -23,7 +23,6 @@ from headrace.aio import in_thread
 from headrace.errors import SandboxError
 from headrace.sandbox.base import COLUMNS, ROWS
 from headrace.sandbox.control import Control
-from headrace.sandbox.leases import children_of
 from headrace.sandbox.namespace_process import Inlet, Outlet
 from headrace.sandbox.scripts import TERMINAL_PROGRAM
 from headrace.sandbox.terminal import Process, State, state_of
@@ -131,17 +130,14 @@ def _members(first: int, group: int) -> Iterator[Process]:
 
 
 async def open_pty(
-    leader: int,
+    first: int,
     place: TerminalPlace,
     control: Control,
     token: str,
     feed: Callable[[bytes], None],
     ended: Callable[[], None],
 ) -> PtyLine:
-    """A new pseudo-terminal with a login shell. Raises `SandboxError`."""
-    first = next(iter(children_of(leader)), None)
-    if first is None:
-        raise SandboxError("the sandbox has ended")
+    """A new pseudo-terminal with a login shell, below process 1. Raises `SandboxError`."""
     fd, number = _open(first)
     line = PtyLine(first, fd, number, feed, ended)
     words = ["sh", "-c", TERMINAL_PROGRAM, "sh", *place, token, f"/dev/pts/{number}"]

@@ -390,3 +390,14 @@ def test_every_default_can_be_written_in_a_file() -> None:
             text = f'value = "none" # {field.path}'
             assert tomllib.loads(text) == {"value": "none"}
             assert '"none"' in field.words
+
+
+@pytest.mark.parametrize(
+    ("value", "found"), [("0", "0"), ("many", '"many"'), ("aut", '"aut"; did you mean "auto"?')]
+)
+def test_a_key_of_several_kinds_is_one_problem(value: str, found: str) -> None:
+    with pytest.raises(ConfigError) as refused:
+        load(None, [f"engine.live={value}"])
+    expected = f'engine.live: expected a whole number above 0 or "auto", found {found}'
+    assert str(refused.value).endswith(expected)
+    assert "\n" not in str(refused.value)

@@ -8,9 +8,18 @@ from pathlib import Path
 import pytest
 
 from headrace.configs.models import ScriptedConfig
+from headrace.engine.breaker import Breaker
 from headrace.engine.driver import Driver
 from headrace.engine.episode import Attempt
-from headrace.engine.events import EpisodeRetried, Event, StageEntered, Stopping
+from headrace.engine.events import (
+    EpisodeDropped,
+    EpisodeRetried,
+    EpisodeStarted,
+    Event,
+    StageEntered,
+    Stopping,
+)
+from headrace.engine.groups import Groups
 from headrace.engine.limits import EpisodeLimits
 from headrace.engine.meters import Meters
 from headrace.engine.parts import Parts, Planned
@@ -132,6 +141,8 @@ class Rig:
         sink: Kept | None = None,
         limits: EpisodeLimits = LIMITS,
         grace_s: float = 10.0,
+        groups: Groups | None = None,
+        breaker: Breaker | None = None,
     ) -> None:
         (tmp_path / "tests").mkdir(exist_ok=True)
         (tmp_path / "tests" / "test.sh").write_text("#!/bin/sh\n")
@@ -167,6 +178,8 @@ class Rig:
             shutdown=self.shutdown,
             grace_s=grace_s,
             on_event=self.events.append,
+            groups=groups,
+            breaker=breaker,
         )
 
     async def drive(self) -> Snapshot:
@@ -479,3 +492,99 @@ async def test_an_agent_that_breaks_tar_has_not_solved_its_task(tmp_path: Path) 
     await rig.drive()
     assert (rig.only.tries, rig.only.verdict.fault) == (1, VerdictFault.VERIFIER)
     assert "tar: not today" in (rig.only.verdict.reason or "")
+
+
+# --- groups, bounds that change, and an engine that fails ---
+
+
+class Sleeps:
+    """Acts so long for each sample."""
+
+    def __init__(self, seconds: dict[int, float]) -> None:
+        self._seconds = seconds
+        self.name, self.version, self.terminal = "test", "1", False
+
+    @asynccontextmanager
+    async def session(self, task: Task, sample: int) -> AsyncIterator[Session]:
+        session = ListedSession(())
+
+        async def act(results: Sequence[CommandResult], budget: Budget) -> Action:
+            await asyncio.sleep(self._seconds.get(sample, 0.0))
+            return Action(text="", done=True)
+
+        session.act = act  # type: ignore[method-assign]
+        yield session
+
+    async def __aenter__(self) -> Policy:
+        return self
+
+    async def __aexit__(self, *exc: object) -> None:
+        return None
+
+
+async def test_a_group_that_has_enough_goes_on_without_its_straggler(tmp_path: Path) -> None:
+    rig = Rig(tmp_path, n=4, policy=Sleeps({2: 3600.0}), groups=Groups(3))
+    snapshot = await rig.drive()
+    assert (snapshot[Stage.FINISHED], snapshot[Stage.DROPPED]) == (3, 1)
+    assert sorted(e.sample for e in rig.sink.episodes) == [0, 1, 3]
+    assert [e.sample for e in rig.events if isinstance(e, EpisodeDropped)] == [2]
+
+
+async def test_siblings_of_a_complete_group_do_not_start(tmp_path: Path) -> None:
+    bounds = Bounds(live=1, preparing=1, verifying=1, tries=1)
+    rig = Rig(tmp_path, n=4, bounds=bounds, groups=Groups(2))
+    snapshot = await rig.drive()
+    assert (snapshot[Stage.FINISHED], snapshot[Stage.DROPPED]) == (2, 2)
+    assert sum(isinstance(e, EpisodeStarted) for e in rig.events) == 2
+
+
+async def test_a_sibling_whose_infrastructure_failed_completes_no_group(tmp_path: Path) -> None:
+    bounds = Bounds(live=1, preparing=1, verifying=1, tries=1)
+    rig = Rig(tmp_path, n=3, bounds=bounds, groups=Groups(2))
+    rig.provider.open_errors.append(SandboxError("no room"))
+    snapshot = await rig.drive()
+    assert snapshot[Stage.FINISHED] == 3
+    assert [e.verdict.passed for e in rig.sink.episodes] == [False, True, True]
+
+
+async def test_more_may_be_live_when_the_bounds_are_raised(tmp_path: Path) -> None:
+    rig = Rig(tmp_path, n=20, bounds=Bounds(live=1, preparing=8, verifying=8, tries=1))
+    rig.provider.run_gate = asyncio.Event()
+
+    async def raise_them() -> None:
+        while rig.provider.live < 1:  # noqa: ASYNC110
+            await asyncio.sleep(0)
+        assert rig.driver.wants
+        rig.driver.bounds = Bounds(live=6, preparing=8, verifying=8, tries=1)
+        while rig.provider.live < 6:  # noqa: ASYNC110
+            await asyncio.sleep(0)
+        assert rig.provider.run_gate is not None
+        rig.provider.run_gate.set()
+
+    async with asyncio.timeout(20), asyncio.TaskGroup() as group:
+        group.create_task(raise_them())
+        group.create_task(rig.drive())
+    assert rig.provider.most_live == 6
+
+
+async def test_an_engine_that_keeps_failing_gets_a_pause_and_no_more_tries(
+    tmp_path: Path,
+) -> None:
+    """Without the breaker all ten would fail both of their tries within milliseconds."""
+    breaker = Breaker(failures=3, pause_s=0.05, longest_s=0.1)
+    bounds = Bounds(live=1, preparing=1, verifying=1, tries=2)
+    rig = Rig(tmp_path, n=10, bounds=bounds, breaker=breaker)
+    rig.provider.open_errors.extend(SandboxError("busy") for _ in range(4))
+    await rig.drive()
+    assert breaker.opened == 1
+    assert not breaker.is_open
+    graded = [e for e in rig.sink.episodes if e.verdict.passed]
+    assert len(graded) >= 8
+
+
+async def test_images_that_do_not_build_say_nothing_about_the_engine(tmp_path: Path) -> None:
+    breaker = Breaker(failures=1, pause_s=60.0, longest_s=60.0)
+    rig = Rig(tmp_path, n=3, breaker=breaker)
+    rig.provider.open_errors.append(ImageError("no such file"))
+    await rig.drive()
+    assert not breaker.is_open

@@ -4,6 +4,7 @@ import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+from msgspec import structs
 
 from headrace.engine.scheduler import ENDED, LIVE, After, Bounds, Scheduler, Stage
 from headrace.errors import ContractError
@@ -35,13 +36,32 @@ class AnyOrder(RuleBasedStateMachine):
     def time_passes(self, seconds: float) -> None:
         self.now += seconds
 
-    @rule()
-    def grant(self) -> None:
-        for grant in self.scheduler.grants():
+    @rule(starts=st.none() | st.integers(0, 2))
+    def some_grants(self, starts: int | None) -> None:
+        self.grant(starts)
+
+    def grant(self, starts: int | None = None) -> None:
+        ahead = self.scheduler.ahead(len(self.planned))
+        grants = self.scheduler.grants(starts)
+        for grant in grants:
             assert grant.stage in {Stage.PREPARE, Stage.VERIFY}
             if grant.stage is Stage.PREPARE:
                 self.granted[grant.id] = self.granted.get(grant.id, 0) + 1
-        assert self.scheduler.grants() == []
+        begun = [grant.id for grant in grants if grant.stage is Stage.PREPARE]
+        assert begun == ahead[: len(begun)], "what was said to come next comes next"
+        assert starts is None or len(begun) <= starts
+        if begun:
+            counts, bounds = self.scheduler.snapshot(), self.scheduler.bounds
+            assert counts.live <= bounds.live
+            assert counts[Stage.PREPARE] <= bounds.preparing
+        if starts is None:
+            assert self.scheduler.grants() == []
+
+    @rule(live=st.integers(1, BOUNDS.live), preparing=st.integers(1, BOUNDS.preparing))
+    def other_bounds(self, live: int, preparing: int) -> None:
+        before = self.scheduler.snapshot()
+        self.scheduler.rebound(structs.replace(BOUNDS, live=live, preparing=preparing))
+        assert self.scheduler.snapshot() == before, "nothing is ended for it"
 
     @rule()
     def prepared(self) -> None:
@@ -87,6 +107,11 @@ class AnyOrder(RuleBasedStateMachine):
     def cancelled(self, stage: Stage) -> None:
         if id := self._pick(stage):
             self.scheduler.cancelled(id)
+
+    @rule(stage=st.sampled_from(sorted(frozenset(Stage) - ENDED)))
+    def dropped(self, stage: Stage) -> None:
+        if id := self._pick(stage):
+            self.scheduler.dropped(id)
 
     @precondition(lambda self: len(self.planned) > 12)
     @rule()
@@ -266,3 +291,23 @@ def test_a_waiting_episode_that_is_cancelled_or_fails_frees_its_place_in_line() 
 
 def test_the_repr_is_the_snapshot() -> None:
     assert "submitted=1" in repr(started())
+
+
+def test_a_dropped_episode_leaves_its_line_and_is_not_owed() -> None:
+    scheduler = started(n=3)
+    queued = scheduler.ahead(1)
+    scheduler.dropped(queued[0])
+    assert scheduler.ahead(3) == []
+    assert scheduler.stage(queued[0]) is Stage.DROPPED
+    assert queued[0] not in scheduler.drain()
+
+
+def test_it_says_when_only_the_bound_of_the_live_ones_holds_episodes_back() -> None:
+    scheduler = Scheduler(structs.replace(BOUNDS, live=2))
+    for n in range(3):
+        scheduler.submit(f"e{n}", 0.0)
+    assert not scheduler.wants
+    scheduler.grants()
+    assert scheduler.wants
+    scheduler.rebound(structs.replace(BOUNDS, live=3))
+    assert not scheduler.wants

@@ -423,13 +423,23 @@ class Verdict(Record, frozen=True, kw_only=True):
 
 
 class Timing(Record, frozen=True, kw_only=True):
-    """Where an episode's seconds went."""
+    """Where an episode's seconds went. Storing comes after its record: the run's meters have it."""
 
     queue_s: float = 0.0
+    """Until it was admitted, in the try that is stored."""
     prepare_s: float = 0.0
+    """Image, sandbox, files and health together."""
+    image_s: float = 0.0
+    """Of `prepare_s`: until the image was there."""
+    start_s: float = 0.0
+    """Of `prepare_s`: until the sandbox answered."""
     act_s: float = 0.0
     policy_s: float = 0.0
+    """Of `act_s`."""
     command_s: float = 0.0
+    """Of `act_s`."""
+    wait_s: float = 0.0
+    """For a place among the verifiers."""
     verify_s: float = 0.0
 
 

@@ -12,7 +12,7 @@ from typing import Annotated
 import typer
 
 import headrace
-from headrace.cli import exchange, images, machine, reports, runs, shows, tasks
+from headrace.cli import exchange, images, live, machine, reports, runs, shows, tasks
 from headrace.errors import InfrastructureError, UsageError
 
 EXIT_CODES = {
@@ -38,6 +38,9 @@ app.command("report")(reports.report)
 app.command("compare")(reports.compare)
 app.command("show")(shows.show)
 app.add_typer(shows.shards, name="shards")
+app.command("top")(live.top)
+app.command("limits")(live.limits)
+app.command("trace")(live.trace)
 app.command("export")(exchange.export)
 app.command("import")(exchange.import_)
 app.add_typer(tasks.app, name="tasks")

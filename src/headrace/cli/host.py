@@ -14,6 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from headrace.engine.host import memory_bytes, processes_left
+
 State = Literal["ok", "lack", "note"]
 
 OPEN_FILES_PER_EPISODE = 8
@@ -42,10 +44,10 @@ def host_findings(folder: Path) -> list[Finding]:
     return [
         python(sys.version_info[:3]),
         Finding(name="cpus", state="ok", found=f"{cpus()} usable, {platform.machine()}"),
-        memory(_available_memory_gb()),
+        memory((memory_bytes()[1] or 0) / 1e9),
         disk(shutil.disk_usage(_existing(folder)).free / 1e9, folder),
         open_files(soft, hard),
-        pids(_pids_left()),
+        pids(processes_left()),
     ]
 
 
@@ -103,52 +105,6 @@ def pids(left: int | None) -> Finding:
 
 def _number(limit: int) -> str:
     return "unlimited" if limit == resource.RLIM_INFINITY else f"{limit:,}"
-
-
-def _available_memory_gb() -> float:
-    available = _memory_of_machine()
-    for limit, used in (
-        ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory.current"),
-        (
-            "/sys/fs/cgroup/memory/memory.limit_in_bytes",
-            "/sys/fs/cgroup/memory/memory.usage_in_bytes",
-        ),
-    ):
-        most, now = _read_number(Path(limit)), _read_number(Path(used))
-        if most is not None and now is not None:
-            available = min(available, most - now)
-    return available / 1e9
-
-
-def _memory_of_machine() -> int:
-    for line in Path("/proc/meminfo").read_text().splitlines():
-        if line.startswith("MemAvailable:"):
-            return int(line.split()[1]) * 1024
-    return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-
-
-def _pids_left() -> int | None:
-    """The tightest of the kernel's, the control group's and the user's limit."""
-    running = sum(1 for entry in os.scandir("/proc") if entry.name.isdigit())
-    limits = [
-        _read_number(Path("/proc/sys/kernel/pid_max")),
-        _read_number(Path("/proc/sys/kernel/threads-max")),
-        _read_number(Path("/sys/fs/cgroup/pids.max")),
-        _read_number(Path("/sys/fs/cgroup/pids/pids.max")),
-    ]
-    soft = resource.getrlimit(resource.RLIMIT_NPROC)[0]
-    if soft != resource.RLIM_INFINITY and os.geteuid() != 0:  # root is not bound by it
-        limits.append(soft)
-    known = [limit for limit in limits if limit is not None]
-    return max(min(known) - running, 0) if known else None
-
-
-def _read_number(path: Path) -> int | None:
-    try:
-        text = path.read_text().strip()
-    except OSError:
-        return None
-    return int(text) if text.isdigit() else None
 
 
 def _existing(folder: Path) -> Path:

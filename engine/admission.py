@@ -1,0 +1,252 @@
+"""How many episodes may be live: follows the model and the host, so that neither is overrun.
+
+Rule: pure. One `Reading` in, one `Decision` out; no clock, no I/O. The number grows while it is
+what holds episodes back and both ends have room, by a bounded share of itself in a window of time.
+It is cut at once when an end is overrun, and always to what that end was seen to carry: the share
+of the live episodes that fits the key-value cache, the requests that run rather than wait, the
+episodes that fit the memory. A cut has to be lived down first: while more are live than allowed,
+or the numbers are older than the cut, no second one follows. Repeated blind cuts are how such a
+controller falls from a thousand to eight.
+
+Live episodes are never ended to obey; the number is obeyed as they finish.
+"""
+
+from enum import StrEnum
+
+from headrace.errors import ContractError
+from headrace.policies.base import ModelLoad
+from headrace.types import Record
+
+
+class HostLoad(Record, frozen=True, kw_only=True):
+    """What the machine says of itself. Pressures are shares in [0, 1] of the last 10 seconds."""
+
+    cpu: float = 0.0
+    """Time in which some process waited for a CPU."""
+    memory: float = 0.0
+    """Time in which some process waited for memory."""
+    io: float = 0.0
+    """Time in which every process waited for the disk."""
+    memory_free: float = 1.0
+    """Share of the memory that could be given out."""
+    disk_free_bytes: int | None = None
+    """Of the run folder's file system; None: not known."""
+
+
+class Reading(Record, frozen=True, kw_only=True):
+    """What is known at one moment."""
+
+    now_s: float
+    live: int
+    wanted: bool
+    """Episodes wait for nothing but the number of live ones."""
+    model: ModelLoad | None = None
+    """None: the policy has no server, or it did not answer."""
+    host: HostLoad | None = None
+    start_s: float | None = None
+    """Median of the sandbox starts since the last reading; None: there were none."""
+    lag_s: float = 0.0
+    """p99 of the event loop's lag since the last reading."""
+
+
+class Marks(Record, frozen=True, kw_only=True):
+    """Where growth stops and where cuts begin."""
+
+    kv_room: float = 0.7
+    """Key-value cache in use up to which it grows; cuts aim at it."""
+    kv_full: float = 0.92
+    waiting_room: float = 0.05
+    """Waiting requests over running ones up to which it grows."""
+    waiting_full: float = 0.5
+    cpu_room: float = 0.6
+    memory_reserve: float = 0.1
+    """Share of the memory that is kept free."""
+    pressure_room: float = 0.1
+    """Of memory and disk."""
+    pressure_full: float = 0.4
+    disk_reserve_bytes: int = 2 << 30
+    start_room: float = 3.0
+    """Sandbox starts that take this many times the quickest seen stop growth,"""
+    start_full_s: float = 30.0
+    """and those that take so long cut."""
+    lag_room_s: float = 0.02
+    lag_full_s: float = 0.25
+    growth: float = 0.25
+    """Share of the number that may be added in a window; a tenth once there has been a cut."""
+    window_s: float = 5.0
+    cut: float = 0.8
+    """Where nothing tells how much would fit."""
+    stale_s: float = 15.0
+    """Numbers of the model older than this grow nothing."""
+    persist: int = 3
+    """Readings in a row in which requests wait before that counts as overrun."""
+
+
+class Reason(StrEnum):
+    """What decided."""
+
+    FIXED = "fixed"
+    STEADY = "steady"
+    GROWS = "grows"
+    MOST = "as many as allowed"
+    KV_CACHE = "the key-value cache"
+    WAITING = "requests wait for the model"
+    PREEMPTED = "the model preempts requests"
+    STALE = "the model's numbers are old"
+    CPU = "CPU pressure"
+    MEMORY = "memory"
+    DISK = "disk"
+    STARTS = "slow sandbox starts"
+    LAG = "the event loop's lag"
+
+
+class Decision(Record, frozen=True, kw_only=True):
+    live: int
+    """Episodes that may be live from now on."""
+    reason: Reason
+
+
+class Admission:
+    """The number of live episodes over time, between `least` and `most`."""
+
+    def __init__(
+        self,
+        *,
+        start: int,
+        least: int = 1,
+        most: int,
+        marks: Marks = Marks(),  # noqa: B008 - frozen
+    ) -> None:
+        if not 1 <= least <= start <= most:
+            raise ContractError(f"expected 1 <= {least} <= {start} <= {most}")
+        self._least, self._most = least, most
+        self._marks = marks
+        self._live = start
+        self._window_at: float | None = None
+        self._window_from = start
+        self._cut_at: float | None = None
+        self._was_cut = False
+        self._preemptions: float | None = None
+        self._waiting = 0
+        self._quickest_s: float | None = None
+
+    @property
+    def live(self) -> int:
+        return self._live
+
+    def observe(self, reading: Reading) -> Decision:
+        """What holds from this moment on."""
+        overrun = self._overrun(reading)
+        if overrun is not None:
+            fits, why = overrun
+            if self._may_cut(reading):
+                self._cut(reading, fits)
+            return Decision(live=self._live, reason=why)
+        held = self._held(reading)
+        if held is not None:
+            return Decision(live=self._live, reason=held)
+        if not reading.wanted:
+            return Decision(live=self._live, reason=Reason.STEADY)
+        if self._live >= self._most:
+            return Decision(live=self._live, reason=Reason.MOST)
+        return Decision(live=self._grow(reading), reason=Reason.GROWS)
+
+    # --- cuts ---
+
+    def _overrun(self, reading: Reading) -> tuple[float, Reason] | None:
+        """How many would fit and why, when an end is overrun: the least of what the ends say."""
+        found = [*self._model_overrun(reading), *self._host_overrun(reading)]
+        return min(found, default=None, key=lambda one: one[0])
+
+    def _model_overrun(self, reading: Reading) -> list[tuple[float, Reason]]:
+        model, marks = reading.model, self._marks
+        if model is None or model.age_s > marks.stale_s:
+            return []
+        found: list[tuple[float, Reason]] = []
+        preempted = self._preemptions is not None and model.preemptions > self._preemptions
+        self._preemptions = model.preemptions
+        share = marks.kv_room / max(model.kv_use, marks.kv_room)
+        if preempted:
+            found.append((reading.live * min(share, marks.cut), Reason.PREEMPTED))
+        elif model.kv_use > marks.kv_full:
+            found.append((reading.live * share, Reason.KV_CACHE))
+        full = model.waiting > marks.waiting_full * max(1, model.running)
+        self._waiting = self._waiting + 1 if full else 0
+        if self._waiting >= marks.persist:
+            found.append((reading.live - model.waiting, Reason.WAITING))
+        return found
+
+    def _host_overrun(self, reading: Reading) -> list[tuple[float, Reason]]:
+        host, marks, live = reading.host, self._marks, reading.live
+        found: list[tuple[float, Reason]] = []
+        if reading.lag_s > marks.lag_full_s:
+            found.append((live * marks.cut, Reason.LAG))
+        if reading.start_s is not None and reading.start_s > marks.start_full_s:
+            found.append((live * marks.cut, Reason.STARTS))
+        if host is None:
+            return found
+        if host.memory_free < marks.memory_reserve:
+            used = 1 - host.memory_free
+            found.append((live * min(1.0, (1 - marks.memory_reserve) / used), Reason.MEMORY))
+        if host.memory > marks.pressure_full:
+            found.append((live * marks.cut, Reason.MEMORY))
+        if host.io > marks.pressure_full:
+            found.append((live * marks.cut, Reason.DISK))
+        if host.disk_free_bytes is not None and host.disk_free_bytes < marks.disk_reserve_bytes:
+            found.append((live * 0.5, Reason.DISK))
+        return found
+
+    def _may_cut(self, reading: Reading) -> bool:
+        """Whether the cut before this one has had its effect."""
+        if self._cut_at is None:
+            return True
+        if reading.live > self._live:
+            return False
+        age_s = 0.0 if reading.model is None else reading.model.age_s
+        return reading.now_s - age_s > self._cut_at + self._marks.window_s
+
+    def _cut(self, reading: Reading, fits: float) -> None:
+        lowest = max(self._least, int(min(reading.live, self._live) * 0.5))
+        self._live = min(self._live, max(lowest, int(fits)))
+        self._cut_at = reading.now_s
+        self._was_cut = True
+        self._window_at = None
+        self._waiting = 0
+
+    # --- growth ---
+
+    def _held(self, reading: Reading) -> Reason | None:
+        """What speaks against growth, though nothing is overrun."""
+        marks, model, host = self._marks, reading.model, reading.host
+        if model is not None:
+            if model.age_s > marks.stale_s:
+                return Reason.STALE
+            if model.kv_use > marks.kv_room:
+                return Reason.KV_CACHE
+            if model.waiting > marks.waiting_room * max(1, model.running):
+                return Reason.WAITING
+        if host is not None:
+            if host.cpu > marks.cpu_room:
+                return Reason.CPU
+            if host.memory_free < 2 * marks.memory_reserve or host.memory > marks.pressure_room:
+                return Reason.MEMORY
+            if host.io > marks.pressure_room:
+                return Reason.DISK
+        if reading.lag_s > marks.lag_room_s:
+            return Reason.LAG
+        return Reason.STARTS if self._starts_slowly(reading) else None
+
+    def _starts_slowly(self, reading: Reading) -> bool:
+        if reading.start_s is None:
+            return False
+        self._quickest_s = min(reading.start_s, self._quickest_s or reading.start_s)
+        return reading.start_s > self._marks.start_room * self._quickest_s
+
+    def _grow(self, reading: Reading) -> int:
+        marks = self._marks
+        if self._window_at is None or reading.now_s - self._window_at >= marks.window_s:
+            self._window_at, self._window_from = reading.now_s, self._live
+            share = marks.growth if not self._was_cut else min(0.1, marks.growth)
+            step = max(1, int(self._live * share))
+            self._live = min(self._most, self._live + step)
+        return self._live

@@ -1,0 +1,235 @@
+"""Steers a run while it goes on: how many episodes are live, what it is asked for, what it shows.
+
+Rule: once a second, beside the driver. It reads the model's load and the host's, asks `admission`,
+applies what people asked for (`live_limits`), and writes `status`. An end that does not answer in
+time leaves the numbers as they were. It starts, ends and cancels no episode; an error of its own
+is told once and ends nothing.
+"""
+
+import asyncio
+import os
+import time
+from collections import deque
+from collections.abc import Callable
+from itertools import islice
+from pathlib import Path
+
+import msgspec
+
+from headrace.aio import in_thread
+from headrace.engine import live_limits, status
+from headrace.engine.admission import Admission, HostLoad, Reading, Reason
+from headrace.engine.driver import Driver
+from headrace.engine.events import Note, OnEvent
+from headrace.engine.host import read_host
+from headrace.engine.live_limits import LiveLimits
+from headrace.engine.meters import Meters
+from headrace.engine.status import Rates, Slow, Status, Totals
+from headrace.errors import HeadraceError
+from headrace.policies.base import ModelLoad, Policy
+from headrace.sandbox.pool import Pool
+
+EVERY_S = 1.0
+ANSWER_S = 5.0
+"""For the model server to tell its load."""
+RATES_S = 60.0
+SLOWEST = 10
+
+
+class Steering:
+    """Of one process of a run. `run` beside the driver, until cancelled."""
+
+    def __init__(
+        self,
+        driver: Driver,
+        policy: Policy,
+        meters: Meters,
+        folder: Path,
+        *,
+        run: str,
+        admission: Admission | None,
+        pool: Pool | None,
+        on_event: OnEvent,
+        process: str = "main",
+        clock: Callable[[], float] = time.monotonic,
+        host: Callable[[Path], HostLoad] = read_host,
+        every_s: float = EVERY_S,
+    ) -> None:
+        """`admission` None: the number of live episodes is fixed."""
+        self._driver = driver
+        self._policy = policy
+        self._meters = meters
+        self._folder = folder
+        self._run = run
+        self._admission = admission
+        self._pool = pool
+        self._on_event = on_event
+        self._process = process
+        self._clock = clock
+        self._read_host = host
+        self._every_s = every_s
+        self._began = clock()
+        self._fixed: int | None = None
+        """Live episodes as somebody asked for while the run goes on."""
+        self._asked: LiveLimits | None = None
+        self._lag_s = 0.0
+        self.latest: Status | None = None
+        """What was shown last."""
+        self._why: str = Reason.FIXED
+        self._model: ModelLoad | None = None
+        self._model_at: float | None = None
+        self._host = HostLoad()
+        self._counts: deque[tuple[float, int, int, int]] = deque()
+        self._told: set[str] = set()
+
+    async def steer(self) -> None:
+        """Until cancelled."""
+        while True:
+            await self.step()
+            await asyncio.sleep(self._every_s)
+
+    async def step(self) -> None:
+        """Read, decide, apply, show."""
+        await self._look()
+        await self._hear()
+        self._decide()
+        await self.show()
+
+    async def show(self, *, ended: bool = False) -> None:
+        """Write the status."""
+        try:
+            self.latest = self._status(ended=ended)
+            await in_thread(status.write, self._folder, self.latest)
+        except (HeadraceError, OSError) as e:
+            self._tell(f"the run's status cannot be written: {e}")
+
+    # --- sensors ---
+
+    async def _look(self) -> None:
+        self._host = await in_thread(self._read_host, self._folder)
+        try:
+            async with asyncio.timeout(ANSWER_S):
+                found = await self._policy.load()
+        except TimeoutError:
+            found = None
+        now = self._clock()
+        if found is not None:
+            self._model, self._model_at = found, now
+        elif self._model is not None and self._model_at is not None:
+            self._model = msgspec.structs.replace(self._model, age_s=now - self._model_at)
+
+    async def _hear(self) -> None:
+        """What somebody asks for since the last look."""
+        try:
+            asked = await in_thread(live_limits.read, self._folder)
+        except HeadraceError as e:
+            self._tell(str(e))
+            return
+        if asked is None or asked == self._asked:
+            return
+        self._asked = asked
+        bounds = self._driver.bounds
+        if asked.live is not None:
+            self._fixed = None if asked.live == "auto" else asked.live
+            if asked.live == "auto" and self._admission is None:
+                self._tell("limits: live = auto: this run was started with a fixed number")
+        self._driver.bounds = msgspec.structs.replace(
+            bounds,
+            live=self._fixed or bounds.live,
+            preparing=asked.preparing or bounds.preparing,
+            verifying=asked.verifying or bounds.verifying,
+        )
+        if asked.warm is not None and self._pool is not None:
+            self._pool.most = asked.warm
+        self._on_event(Note(text=f"limits changed: {live_limits.words(asked)}"))
+
+    # --- decisions ---
+
+    def _decide(self) -> None:
+        start_s, lag_s = self._meters.take_recent()
+        self._lag_s = lag_s
+        if self._admission is None or self._fixed is not None:
+            self._why = Reason.FIXED
+            return
+        decision = self._admission.observe(
+            Reading(
+                now_s=self._clock(),
+                live=self._driver.snapshot().live,
+                wanted=self._driver.wants,
+                model=self._model,
+                host=self._host,
+                start_s=start_s,
+                lag_s=lag_s,
+            )
+        )
+        self._why = decision.reason
+        self._driver.bounds = msgspec.structs.replace(self._driver.bounds, live=decision.live)
+
+    # --- what is shown ---
+
+    def _status(self, *, ended: bool) -> Status:
+        snapshot, bounds, breaker = (
+            self._driver.snapshot(),
+            self._driver.bounds,
+            self._driver.breaker,
+        )
+        return Status(
+            at=time.time(),
+            pid=os.getpid(),
+            run=self._run,
+            process=self._process,
+            uptime_s=self._clock() - self._began,
+            planned=self._driver.planned,
+            finished=self._driver.finished,
+            dropped=self._driver.dropped,
+            failed_starts=breaker.opened,
+            stages=snapshot.stages,
+            live=bounds.live,
+            preparing=bounds.preparing,
+            verifying=bounds.verifying,
+            why=str(self._why),
+            breaker_open=breaker.is_open,
+            warm=0 if self._pool is None else self._pool.warm,
+            rates=self._rates(),
+            totals=self._totals(),
+            lag_p99_s=self._lag_s,
+            model=self._model,
+            host=self._host,
+            slowest=self._slowest(),
+            phases=self._meters.phases(),
+            ended=ended,
+        )
+
+    def _rates(self) -> Rates:
+        now, meters = self._clock(), self._meters
+        self._counts.append((now, self._driver.finished, meters.turns, meters.sampled_tokens))
+        while self._counts[0][0] < now - RATES_S:
+            self._counts.popleft()
+        first, last = self._counts[0], self._counts[-1]
+        seconds = last[0] - first[0]
+        if seconds <= 0:
+            return Rates()
+        episodes, turns, tokens = (
+            (b - a) / seconds for a, b in zip(first[1:], last[1:], strict=True)
+        )
+        return Rates(episodes=episodes, turns=turns, sampled_tokens=tokens)
+
+    def _totals(self) -> Totals:
+        meters, pool = self._meters, self._pool
+        return Totals(
+            turns=meters.turns,
+            sampled_tokens=meters.sampled_tokens,
+            starts=meters.started,
+            retries=self._driver.retries,
+            outcomes=dict(meters.outcomes),
+            pool_hits=0 if pool is None else pool.hits,
+            pool_misses=0 if pool is None else pool.misses,
+        )
+
+    def _slowest(self) -> tuple[Slow, ...]:
+        return tuple(islice(self._driver.under_way(), SLOWEST))
+
+    def _tell(self, text: str) -> None:
+        if text not in self._told:
+            self._told.add(text)
+            self._on_event(Note(text=text))

@@ -1,0 +1,231 @@
+"""The driver's side of `launcher.py`: starts sandboxes with it, and learns of their ends.
+
+Rule: one launcher per provider. It ends with the driver, whatever ends the driver, and its
+sandboxes end with it. A launcher that has ended is told to every sandbox it started, and the next
+start begins another one. What is sent keeps its order, so that a sandbox can be killed while it is
+still asked for.
+"""
+
+import asyncio
+import marshal
+import os
+import signal
+import socket
+import sys
+from collections import deque
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+
+from headrace.errors import SandboxError
+from headrace.sandbox.launcher import MAX_MESSAGE
+from headrace.sandbox.namespace_process import Leader, raised
+
+PROGRAM = Path(__file__).with_name("launcher.py")
+_CHANNEL_FD = 3
+_GONE = "the process that starts sandboxes has ended"
+
+
+class Launcher:
+    """See the module. Begins with its first `start`; `close` ends it and all it started."""
+
+    def __init__(self, closed: tuple[int, ...] = ()) -> None:
+        """`closed`: descriptors this process hands down and the launcher may not get."""
+        self._closed = closed
+        self._line: _Line | None = None
+        self._numbers = 0
+
+    async def start(self, plan: Mapping[str, object], fds: Mapping[int, int]) -> Leader:
+        """Start a sandbox; `fds[n]` becomes its descriptor n.
+
+        Raises `SandboxError` when no process can be had. What goes wrong later is told by the
+        sandbox's stderr and its end.
+        """
+        self._numbers += 1
+        message = marshal.dumps((self._numbers, {**plan, "fds": list(fds)}))
+        if len(message) > MAX_MESSAGE:
+            raise SandboxError(
+                f"at most {MAX_MESSAGE} bytes of settings were expected of a sandbox, found "
+                f"{len(message)}: its environment or its list of layers is too long"
+            )
+        if self._line is None or self._line.ended:
+            self._line = _Line(self._closed)
+        return await self._line.start(self._numbers, message, tuple(fds.values()))
+
+    async def close(self) -> None:
+        """End the launcher; returns when it is gone, and with it every sandbox. Idempotent."""
+        if self._line is not None:
+            await self._line.close()
+            self._line = None
+
+
+class _Launched(Leader):
+    """Process 1 of a sandbox: it is its own leader."""
+
+    def __init__(self, pid: int, number: int, line: "_Line") -> None:
+        super().__init__(pid)
+        self._number = number
+        self._line = line
+
+    @property
+    def first(self) -> int | None:
+        return None if self.ended.is_set() else self.pid
+
+    def kill(self) -> None:
+        if not self.ended.is_set():
+            self._line.kill(self._number)
+
+
+class _Line:
+    """One launcher process and the socket to it."""
+
+    def __init__(self, closed: tuple[int, ...]) -> None:
+        self.ended = False
+        self._loop = asyncio.get_running_loop()
+        self._asked: dict[int, asyncio.Future[Leader]] = {}
+        self._live: dict[int, _Launched] = {}
+        self._waiting: deque[tuple[bytes, Sequence[int], asyncio.Future[None] | None]] = deque()
+        self._gone = asyncio.Event()
+        self._channel, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        self._channel.setblocking(False)
+        try:
+            self._pid = _spawn(theirs, closed)
+            self._pidfd = os.pidfd_open(self._pid)
+        except OSError as e:
+            self._channel.close()
+            raise SandboxError(f"{PROGRAM.name} could not be started: {e}") from e
+        finally:
+            theirs.close()
+        self._loop.add_reader(self._pidfd, self._reap)
+        self._loop.add_reader(self._channel, self._read)
+
+    async def start(self, number: int, message: bytes, fds: Sequence[int]) -> Leader:
+        answer: asyncio.Future[Leader] = self._loop.create_future()
+        sent: asyncio.Future[None] = self._loop.create_future()
+        self._asked[number] = answer
+        try:
+            self._push(message, fds, sent)
+            await sent
+            return await answer
+        except asyncio.CancelledError:
+            self.kill(number)
+            raise
+        finally:
+            self._asked.pop(number, None)
+
+    def kill(self, number: int) -> None:
+        """Of a sandbox that has ended: nothing happens."""
+        self._push(marshal.dumps((number, None)), (), None)
+
+    async def close(self) -> None:
+        self._fail()
+        await self._gone.wait()
+
+    # --- inside ---
+
+    def _push(self, message: bytes, fds: Sequence[int], sent: asyncio.Future[None] | None) -> None:
+        if self.ended:
+            if sent is not None:
+                sent.set_exception(SandboxError(_GONE))
+            return
+        self._waiting.append((message, fds, sent))
+        if len(self._waiting) == 1:
+            self._flush()
+
+    def _flush(self) -> None:
+        while self._waiting:
+            message, fds, sent = self._waiting[0]
+            if sent is None or not sent.done():  # else who asked has gone, and its files with it
+                try:
+                    socket.send_fds(self._channel, [message], fds)
+                except BlockingIOError:
+                    self._loop.add_writer(self._channel, self._flush)
+                    return
+                except OSError:
+                    self._fail()
+                    return
+            self._waiting.popleft()
+            if sent is not None and not sent.done():
+                sent.set_result(None)
+        self._loop.remove_writer(self._channel)
+
+    def _read(self) -> None:
+        for _ in range(64):
+            try:
+                said = self._channel.recv(MAX_MESSAGE)
+            except (BlockingIOError, InterruptedError):
+                return
+            except OSError:
+                said = b""
+            if not said:
+                self._fail()
+                return
+            number, what, value = marshal.loads(said)
+            if what == "ended":
+                self._end(number, os.waitstatus_to_exitcode(value))
+            else:
+                self._answer(number, what, value)
+
+    def _answer(self, number: int, what: str, value: int) -> None:
+        asked = self._asked.get(number)
+        if asked is None or asked.done():
+            return  # who asked has gone, and said to kill it
+        if what == "started":
+            self._live[number] = _Launched(value, number, self)
+            asked.set_result(self._live[number])
+        else:
+            words = f"no process for a sandbox: {os.strerror(value)}"
+            asked.set_exception(SandboxError(words))
+
+    def _end(self, number: int, status: int) -> None:
+        launched = self._live.pop(number, None)
+        if launched is not None:
+            launched.end(status)
+
+    def _fail(self) -> None:
+        """The launcher is gone, or may go: it ends at the end of its socket."""
+        if self.ended:
+            return
+        self.ended = True
+        self._loop.remove_reader(self._channel)
+        self._loop.remove_writer(self._channel)
+        self._channel.close()
+        for _, _, sent in self._waiting:
+            if sent is not None and not sent.done():
+                sent.set_exception(SandboxError(_GONE))
+        self._waiting.clear()
+        for asked in self._asked.values():
+            if not asked.done():
+                asked.set_exception(SandboxError(_GONE))
+
+    def _reap(self) -> None:
+        """Its children were killed by the kernel as it ended."""
+        self._fail()
+        self._loop.remove_reader(self._pidfd)
+        os.close(self._pidfd)
+        with suppress(ChildProcessError):
+            os.waitpid(self._pid, 0)
+        for number in tuple(self._live):
+            self._end(number, -signal.SIGKILL)
+        self._gone.set()
+
+
+def _spawn(theirs: socket.socket, closed: tuple[int, ...]) -> int:
+    fd = raised(os.dup(theirs.fileno()))
+    nowhere = raised(os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC))
+    try:
+        return os.posix_spawn(
+            sys.executable,
+            [sys.executable, "-S", "-E", str(PROGRAM), str(_CHANNEL_FD)],
+            {},
+            file_actions=[
+                *((os.POSIX_SPAWN_CLOSE, number) for number in closed),
+                *((os.POSIX_SPAWN_DUP2, nowhere, number) for number in (0, 1)),
+                (os.POSIX_SPAWN_DUP2, fd, _CHANNEL_FD),
+            ],
+            setsid=True,
+            setsigmask=(),
+        )
+    finally:
+        os.close(fd)
+        os.close(nowhere)

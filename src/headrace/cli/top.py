@@ -1,0 +1,148 @@
+"""What a run is doing now, as a picture: from the status files of its processes.
+
+Rule: pure but for `follow`; it reads files and asks the run nothing, so it cannot slow one down.
+"""
+
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
+from rich.table import Table
+from rich.text import Text
+
+from headrace.cli.progress import count, duration, rate
+from headrace.engine import status
+from headrace.engine.readable import visible
+from headrace.engine.status import STALE_S, Status
+
+EVERY_S = 1.0
+STAGES = ("queued", "prepare", "act", "waiting", "verify", "store")
+PHASES = ("queue", "image", "start", "policy", "command", "wait", "verify", "store")
+SLOWEST = 10
+
+
+def follow(
+    run: Path, console: Console, *, once: bool, sleep: Callable[[float], None] = time.sleep
+) -> None:
+    """Show the run until it ends; `once`, or where there is no terminal: one picture."""
+    if once or not console.is_terminal:
+        console.print(picture(status.read(run), time.time()))
+        return
+    with Live(console=console, refresh_per_second=4, screen=False) as live:
+        while True:
+            found = status.read(run)
+            live.update(picture(found, time.time()))
+            if not any(one.running(time.time()) for one in found):
+                return
+            sleep(EVERY_S)
+
+
+def picture(found: Sequence[Status], now: float) -> RenderableType:
+    """Everything there is to say about a run at one moment."""
+    lines: list[RenderableType] = [Text(line) for line in _head(found, now)]
+    lines += [Text(line, style="yellow") for line in _troubles(found, now)]
+    lines += [_stages(found), *_ends(found)]
+    if any(one.phases for one in found):
+        lines.append(_phases(found))
+    if any(one.slowest for one in found):
+        lines.append(_slowest(found))
+    return Group(*lines)
+
+
+def _head(found: Sequence[Status], now: float) -> Iterator[str]:
+    planned, finished = sum(s.planned for s in found), sum(s.finished for s in found)
+    dropped = sum(s.dropped for s in found)
+    state = "ended" if all(s.ended for s in found) else "running"
+    over = f" over {count(len(found), 'process', 'es')}" if len(found) > 1 else ""
+    more = f", {dropped} dropped" if dropped else ""
+    yield (
+        f"run {found[0].run} {state}{over}: {finished}/{planned} episodes{more}, "
+        f"{duration(max(s.uptime_s for s in found))}"
+    )
+    rates = [s.rates for s in found]
+    words = [
+        f"{rate(sum(r.episodes for r in rates))} episodes/s",
+        f"{rate(sum(r.turns for r in rates))} turns/s",
+    ]
+    tokens = sum(r.sampled_tokens for r in rates)
+    words += [f"{rate(tokens)} tokens/s"] if tokens else []
+    lag = max(s.lag_p99_s for s in found)
+    yield "  ".join([*words, f"loop lag p99 {1000 * lag:.1f} ms"])
+
+
+def _troubles(found: Sequence[Status], now: float) -> Iterator[str]:
+    for one in found:
+        if not one.ended and not one.running(now):
+            ago = duration(now - one.at)
+            who = f"process {one.process} (pid {one.pid})"
+            yield f"{who} has said nothing for {ago}: it has ended or hangs"
+        if one.breaker_open:
+            yield (
+                f"process {one.process}: sandbox starts are paused, for the sandbox engine "
+                "failed again and again; one is tried soon"
+            )
+
+
+def _stages(found: Sequence[Status]) -> Table:
+    table = Table.grid(padding=(0, 2))
+    counts: Counter[str] = Counter()
+    for one in found:
+        counts.update(one.stages)
+    table.add_row(*(Text(stage, style="dim") for stage in (*STAGES, "warm")))
+    warm = sum(one.warm for one in found)
+    table.add_row(*(str(counts[stage]) for stage in STAGES), str(warm))
+    return table
+
+
+def _ends(found: Sequence[Status]) -> Iterator[Text]:
+    live = sum(one.live for one in found)
+    why = ", ".join(dict.fromkeys(one.why for one in found))
+    preparing, verifying = sum(s.preparing for s in found), sum(s.verifying for s in found)
+    yield Text(f"bounds: live {live} ({why}), preparing {preparing}, verifying {verifying}")
+    model = next((one.model for one in found if one.model is not None), None)
+    if model is not None:
+        hits = f", prefix cache {model.prefix_hits / model.prefix_queries:.0%}" * (
+            model.prefix_queries > 0
+        )
+        old = f" ({duration(model.age_s)} ago)" if model.age_s > STALE_S else ""
+        yield Text(
+            f"model: {model.running} running, {model.waiting} waiting, KV cache "
+            f"{model.kv_use:.0%}{hits}, {model.preemptions:.0f} preemptions{old}"
+        )
+    host = found[0].host
+    disk = (
+        "" if host.disk_free_bytes is None else f", disk {host.disk_free_bytes / 1e9:.0f} GB free"
+    )
+    yield Text(
+        f"host: pressure cpu {host.cpu:.0%} memory {host.memory:.0%} io {host.io:.0%}, "
+        f"memory {host.memory_free:.0%} free{disk}"
+    )
+
+
+def _phases(found: Sequence[Status]) -> Table:
+    table = Table.grid(padding=(0, 2))
+    table.add_row(*(Text(phase, style="dim") for phase in ("seconds", *PHASES)))
+    for name, at in (("p50", 0), ("p99", 1)):
+        cells = []
+        for phase in PHASES:
+            seen = [s.phases[f"{phase}_s"][at] for s in found if f"{phase}_s" in s.phases]
+            cells.append(_short(max(seen)) if seen else "")
+        table.add_row(Text(name, style="dim"), *cells)
+    return table
+
+
+def _short(seconds: float) -> str:
+    return f"{seconds:.3f}" if seconds < 1 else f"{seconds:.1f}"
+
+
+def _slowest(found: Sequence[Status]) -> Table:
+    table = Table.grid(padding=(0, 2))
+    table.add_row(*(Text(word, style="dim") for word in ("longest", "stage", "task", "sample")))
+    rows = sorted((slow for one in found for slow in one.slowest), key=lambda s: -s.for_s)
+    for slow in rows[:SLOWEST]:
+        name = Text(visible(slow.task), overflow="ellipsis", no_wrap=True)
+        table.add_row(duration(slow.for_s), slow.stage, name, str(slow.sample))
+    return table
