@@ -10,7 +10,7 @@ from headrace.engine import runner
 from headrace.engine.events import EpisodeFinished, Event
 from headrace.engine.reader import find, latest_episodes
 from headrace.engine.summary import Summary
-from headrace.policies.base import Budget, Policy, Session
+from headrace.policies.base import Budget, ModelLoad, Policy, Session
 from headrace.sandbox.base import Provider, Sandbox, SandboxSpec
 from headrace.sandbox.docker import DockerProvider
 from headrace.sandbox.fake import FakeProvider
@@ -39,6 +39,9 @@ class OneShotPolicy:
     @asynccontextmanager
     async def session(self, task: Task, sample: int) -> AsyncIterator[Session]:
         yield OneShot()
+
+    async def load(self) -> ModelLoad | None:
+        return None
 
     async def __aenter__(self) -> Policy:
         return self
