@@ -30,7 +30,7 @@ class Request(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """The body of a `/v1/completions` call. What a server would default is sent all the same."""
 
     model: str
-    prompt: Sequence[int]
+    prompt: Sequence[int] | msgspec.Raw
     max_tokens: int
     temperature: float
     top_p: float
@@ -41,14 +41,16 @@ class Request(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     structured_outputs: dict[str, Any] | None = None
 
 
-_FIXED = {
-    "logprobs": 0,
-    "return_token_ids": True,
-    "add_special_tokens": False,
-    # a model folder may carry penalties of its own; log-probabilities would not show them
-    "repetition_penalty": 1.0,
-    "min_p": 0.0,
-}
+_FIXED = msgspec.json.encode(
+    {
+        "logprobs": 0,
+        "return_token_ids": True,
+        "add_special_tokens": False,
+        # a model folder may carry penalties of its own; log-probabilities would not show them
+        "repetition_penalty": 1.0,
+        "min_p": 0.0,
+    }
+)
 
 
 class Completion(Record, frozen=True, kw_only=True):
@@ -82,7 +84,8 @@ class _Choice(msgspec.Struct, frozen=True):
     text: str
     finish_reason: str | None = None
     token_ids: tuple[int, ...] | None = None
-    prompt_token_ids: tuple[int, ...] | None = None
+    prompt_token_ids: msgspec.Raw = msgspec.Raw()
+    """As it came: decoding thousands of ids costs more than all the rest of an answer."""
     logprobs: _Logprobs | None = None
 
 
@@ -91,6 +94,7 @@ class _Answer(msgspec.Struct, frozen=True):
 
 
 _decode_answer = msgspec.json.Decoder(_Answer).decode
+_decode_ids = msgspec.json.Decoder(list[int]).decode
 _decode_models = msgspec.json.Decoder(_Models).decode
 
 
@@ -120,7 +124,8 @@ class CompletionClient:
 
     async def complete(self, request: Request, *, session_id: str | None = None) -> Completion:
         """Sample once. `ServerGone` when no server answers, `PolicyError` when it refuses."""
-        body = msgspec.json.encode({**msgspec.to_builtins(request), **_FIXED})
+        prompt = msgspec.Raw(msgspec.json.encode(request.prompt))
+        body = _joined(msgspec.json.encode(msgspec.structs.replace(request, prompt=prompt)), _FIXED)
         headers = {"Content-Type": "application/json"}
         if session_id is not None:
             headers["X-Session-ID"] = session_id
@@ -137,7 +142,7 @@ class CompletionClient:
                 f"{self.base_url}: expected an answer within {self._timeout_s:.0f} s, found none; "
                 "raise policy.request_timeout_s or lower engine.live"
             ) from None
-        return _read_completion(answer, request.prompt)
+        return _read_completion(answer, prompt)
 
     async def _post_until_answered(self, path: str, body: bytes, headers: dict[str, str]) -> bytes:
         for tried in range(self._retries + 1):
@@ -231,7 +236,12 @@ def _words(error: BaseException) -> str:
     return str(error) or type(error).__name__
 
 
-def _read_completion(data: bytes, prompt: Sequence[int]) -> Completion:
+def _joined(a: bytes, b: bytes) -> bytes:
+    """Two JSON objects, neither of them empty, as one."""
+    return b"%b,%b" % (a[:-1], b[1:])
+
+
+def _read_completion(data: bytes, prompt: msgspec.Raw) -> Completion:
     try:
         answer = _decode_answer(data)
     except msgspec.MsgspecError as e:
@@ -239,16 +249,14 @@ def _read_completion(data: bytes, prompt: Sequence[int]) -> Completion:
     if len(answer.choices) != 1:
         raise PolicyError(f"expected one completion, found {len(answer.choices)}")
     choice = answer.choices[0]
-    if choice.token_ids is None or choice.prompt_token_ids is None or choice.logprobs is None:
+    seen = bytes(choice.prompt_token_ids)
+    if choice.token_ids is None or seen in (b"", b"null") or choice.logprobs is None:
         raise PolicyError(
             "expected token ids and log-probabilities, found a server that leaves them out; "
             "headrace needs vLLM 0.11 or newer"
         )
-    if choice.prompt_token_ids != tuple(prompt):
-        raise PolicyError(
-            f"expected the server to see the {len(prompt)} prompt tokens it was sent, "
-            f"found {len(choice.prompt_token_ids)} or others; is something rewriting prompts?"
-        )
+    if seen != bytes(prompt):
+        _compare(seen, bytes(prompt))
     logprobs = choice.logprobs.token_logprobs
     if len(logprobs) != len(choice.token_ids):
         raise PolicyError(
@@ -261,6 +269,19 @@ def _read_completion(data: bytes, prompt: Sequence[int]) -> Completion:
         logprobs=tuple(0.0 if value is None else value for value in logprobs),
         finish_reason=choice.finish_reason or "abort",
     )
+
+
+def _compare(seen: bytes, sent: bytes) -> None:
+    """Ids that were written in another way are the same; other ids are an error."""
+    try:
+        found, wanted = _decode_ids(seen), _decode_ids(sent)
+    except msgspec.MsgspecError as e:
+        raise PolicyError(f"expected prompt token ids, found {seen[:200]!r}: {e}") from None
+    if found != wanted:
+        raise PolicyError(
+            f"expected the server to see the {len(wanted)} prompt tokens it was sent, "
+            f"found {len(found)} or others; is something rewriting prompts?"
+        )
 
 
 def read_metrics(text: str) -> dict[str, float]:
