@@ -178,7 +178,9 @@ class Driver:
             )
 
     def ahead(self, n: int) -> list[Planned]:
-        """What will start next, at most `n`."""
+        """What will start next, at most `n`; nothing while more are live than allowed."""
+        if self._scheduler.above:
+            return []
         return [self._planned[id] for id in self._scheduler.ahead(n)]
 
     def _submit(self, ids: Sequence[str]) -> None:

@@ -2,8 +2,9 @@
 
 Rule: limits of this process are raised where that is allowed (open files, and as root the number
 of processes of the machine). A fixed number that still does not fit is reduced, and a sentence
-says from what to what and why. What is estimated is idle sandboxes: what tasks need inside is
-theirs to say, and `admission` watches it while the run goes on.
+says from what to what and why; sandboxes that are only opened ahead go first. What is estimated is
+idle sandboxes: what tasks need inside is theirs to say, and `admission` watches it while the run
+goes on.
 """
 
 import os
@@ -11,7 +12,9 @@ import resource
 from collections.abc import Callable
 from pathlib import Path
 
-from headrace.engine.host import PROC, memory_bytes, processes_left, read_number
+import msgspec
+
+from headrace.engine.host import PROC, memory_bytes, processes_left, read_number, running
 from headrace.sandbox.base import Footprint
 from headrace.types import Record
 
@@ -38,38 +41,50 @@ class Fit(Record, frozen=True, kw_only=True):
     """How many live episodes the machine holds, and what to tell."""
 
     live: int
+    warm: int = 0
+    """Sandboxes that may be open ahead of them."""
     notes: tuple[str, ...] = ()
 
 
-def fit(live: int, footprint: Footprint, room: Room) -> Fit:
-    """Pure. At least 1, whatever is left."""
+def fit(live: int, footprint: Footprint, room: Room, *, warm: int = 0, held: int = 0) -> Fit:
+    """Pure. At least one live episode, whatever is left.
+
+    `warm`: sandboxes that are to be open ahead of the live episodes. `held`: sandboxes that are
+    open now, so that what they take is not in `room` and need not be.
+    """
     need = (
         ("memory", room.memory_bytes, footprint.memory_bytes + ENGINE_BYTES, _megabytes),
         ("processes", room.processes, footprint.processes, _number),
         ("open files", room.files, footprint.files + FILES_PER_CALL, _number),
     )
-    fits, notes = live, []
+    wanted = live + warm
+    most, notes = wanted, []
     for what, left, each, show in need:
-        if left is None or each == 0 or left // each >= live:
+        if left is None or each == 0 or left // each + held >= wanted:
             continue
-        fits = min(fits, max(1, left // each))
+        fits = max(1, left // each + held)
+        most = min(most, fits)
         notes.append(
-            f"{live} live episodes need about {show(live * each, what)}, "
-            f"found {show(left, what)} to spare: at most {max(1, left // each)} are live"
+            f"{_wanted(live, warm)} need about {show(wanted * each, what)}, "
+            f"found {show(left + held * each, what)} for them: {_granted(fits, live, warm)}"
         )
-    return Fit(live=fits, notes=tuple(notes))
+    return Fit(live=min(live, most), warm=max(0, most - live), notes=tuple(notes))
 
 
-def prepare(live: int, footprint: Footprint, *, exact: bool = True) -> Fit:
+def prepare(
+    live: int, footprint: Footprint, *, warm: int = 0, held: int = 0, exact: bool = True
+) -> Fit:
     """`fit` on this machine, after limits have been raised. Blocking for some milliseconds.
 
     Not `exact`: so many may come to be live, so nothing of the machine itself is changed for it.
     """
-    raised = [raise_files(live * (footprint.files + FILES_PER_CALL) + SPARE_FILES)]
+    wanted = live + warm
+    raised = [raise_files(wanted * (footprint.files + FILES_PER_CALL) + SPARE_FILES)]
     if exact:
-        raised.append(raise_processes(live * footprint.processes + SPARE_PROCESSES))
-    found = fit(live, footprint, room())
-    return Fit(live=found.live, notes=(*filter(None, raised), *found.notes))
+        more = max(0, wanted - held)
+        raised.append(raise_processes(more * footprint.processes + SPARE_PROCESSES))
+    found = fit(live, footprint, room(), warm=warm, held=held)
+    return msgspec.structs.replace(found, notes=(*filter(None, raised), *found.notes))
 
 
 def room() -> Room:
@@ -89,25 +104,25 @@ def raise_files(wanted: int) -> str | None:
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft == resource.RLIM_INFINITY or soft >= wanted:
         return None
-    most = hard
-    if os.geteuid() == 0 and hard < wanted:
-        most = min(wanted, read_number(PROC / "sys/fs/nr_open") or hard)
-    target = wanted if most == resource.RLIM_INFINITY else min(wanted, most)
-    if target <= soft or not _set_files(target, max(hard, target)):
-        return None
-    return f"open files of this process raised from {soft} to {target}"
+    beyond = min(wanted, read_number(PROC / "sys/fs/nr_open") or hard)
+    for most in (beyond, min(wanted, hard)):  # root may go beyond, but not in every container
+        if most > soft and _set_files(most, max(most, hard)):
+            return f"open files of this process raised from {soft} to {most}"
+    return None
 
 
 def raise_processes(
     wanted: int,
     file: Path = PROC / "sys/kernel/pid_max",
-    left: Callable[[], int | None] = processes_left,
+    taken: Callable[[], int] = running,
 ) -> str | None:
-    """More processes for the machine, if too few are left and we are root."""
-    before, spare = read_number(file), left()
-    if before is None or spare is None or spare >= wanted or os.geteuid() != 0:
+    """A higher `pid_max`, if that is what leaves too few processes and we are root."""
+    before = read_number(file)
+    if before is None or before - taken() >= wanted or os.geteuid() != 0:
         return None
-    target = min(MOST_PROCESSES, before + wanted)
+    target = min(MOST_PROCESSES, taken() + wanted)
+    if target <= before:
+        return None
     try:
         file.write_text(f"{target}\n")
     except OSError:
@@ -121,6 +136,15 @@ def _set_files(soft: int, hard: int) -> bool:
     except (OSError, ValueError):
         return False
     return True
+
+
+def _wanted(live: int, warm: int) -> str:
+    return f"{live} live episodes" + (f" and {warm} sandboxes ahead of them" if warm else "")
+
+
+def _granted(fits: int, live: int, warm: int) -> str:
+    ahead = f", {max(0, fits - live)} ahead" if warm else ""
+    return f"at most {min(live, fits)} are live{ahead}"
 
 
 def _megabytes(n: int, what: str) -> str:

@@ -190,14 +190,16 @@ class _Session:
             raise unwrap(group) from group
 
     async def _drive(self, provider: Provider, policy: Policy) -> None:
-        engine = await in_thread(_fitted, self._config, provider, len(self._todo), self._on_event)
+        engine, warm = await in_thread(
+            _fitted, self._config, provider, len(self._todo), self._on_event
+        )
         tasks = list({p.task.name: p.task for p in self._todo}.values())
         images = ImagePhase(tasks, provider, self._on_event)
         async with background(images.run()):
             async with (
                 policy,
                 Store(self._folder.path, self._config.store) as store,
-                _pool(self._config, provider) as pool,
+                Pool(provider, most=warm, opening=max(1, engine.preparing // 4)) as pool,
             ):
                 self._meters = meters = Meters()
                 parts = Parts(
@@ -391,20 +393,25 @@ def _limits(config: RunConfig, task: Task) -> Limits:
 
 def _fitted(
     config: RunConfig, provider: Provider, episodes: int, on_event: OnEvent
-) -> EngineConfig:
-    """The engine's numbers as this machine can hold them. Blocking."""
-    engine = config.engine
-    if engine.live == "auto":
-        most = preflight.prepare(
-            min(engine.live_most, episodes), provider.footprint, exact=False
-        ).live
-        return engine.model_copy(
-            update={"live_most": most, "live_start": min(engine.live_start, most)}
-        )
-    found = preflight.prepare(min(engine.live, episodes), provider.footprint)
+) -> tuple[EngineConfig, int]:
+    """The engine's numbers as this machine can hold them, and the sandboxes to open ahead.
+
+    Blocking.
+    """
+    engine, warm, auto = config.engine, config.sandbox.warm, config.engine.live == "auto"
+    live = min(engine.live_start if engine.live == "auto" else engine.live, episodes)
+    if warm is None:
+        warm = min(engine.preparing, live)
+    warm = min(warm, episodes)
+    found = preflight.prepare(live, provider.footprint, warm=warm, exact=not auto)
     for note in found.notes:
         on_event(Note(text=note))
-    return engine.model_copy(update={"live": found.live})
+    if not auto:
+        return engine.model_copy(update={"live": found.live}), found.warm
+    most = min(engine.live_most, episodes)  # nobody asked for that many: what fits is no news
+    most = preflight.prepare(most, provider.footprint, warm=found.warm, exact=False).live
+    bounds = {"live_most": max(most, found.live), "live_start": found.live}
+    return engine.model_copy(update=bounds), found.warm
 
 
 def _bounds(engine: EngineConfig) -> Bounds:
@@ -421,17 +428,6 @@ def _admission(engine: EngineConfig) -> Admission | None:
     if engine.live != "auto":
         return None
     return Admission(start=engine.live_start, most=engine.live_most)
-
-
-def _pool(config: RunConfig, provider: Provider) -> Pool:
-    """Opens ahead in the places of `preparing` that starts leave free, one of four at most."""
-    warm = config.sandbox.warm
-    preparing = config.engine.preparing
-    return Pool(
-        provider,
-        most=preparing if warm is None else warm,
-        opening=max(1, preparing // 4),
-    )
 
 
 def _ordered(config: RunConfig, todo: list[Planned], out: Path) -> list[Planned]:

@@ -211,6 +211,11 @@ class Scheduler:
         """Episodes wait for nothing but the bound of the live ones."""
         return bool(self._queue) and not self._draining and self._live() >= self._bounds.live
 
+    @property
+    def above(self) -> bool:
+        """More are live than the bound: it was lowered, and nothing starts soon."""
+        return self._live() > self._bounds.live
+
     def ahead(self, n: int) -> list[str]:
         """The next in line, at most `n`, in the order in which they will start."""
         return [] if self._draining else list(islice(self._queue, n))

@@ -11,13 +11,14 @@ import os
 import time
 from collections import deque
 from collections.abc import Callable
+from functools import partial
 from itertools import islice
 from pathlib import Path
 
 import msgspec
 
 from headrace.aio import in_thread
-from headrace.engine import live_limits, status
+from headrace.engine import live_limits, preflight, status
 from headrace.engine.admission import Admission, HostLoad, Reading, Reason
 from headrace.engine.driver import Driver
 from headrace.engine.events import Note, OnEvent
@@ -71,6 +72,8 @@ class Steering:
         self._began = clock()
         self._fixed: int | None = None
         """Live episodes as somebody asked for while the run goes on."""
+        self._warm = 0 if pool is None else pool.most
+        """Sandboxes wanted ahead, whether the machine holds them or not."""
         self._asked: LiveLimits | None = None
         self._lag_s = 0.0
         self.latest: Status | None = None
@@ -128,20 +131,44 @@ class Steering:
         if asked is None or asked == self._asked:
             return
         self._asked = asked
-        bounds = self._driver.bounds
+        self._on_event(Note(text=f"limits changed: {live_limits.words(asked)}"))
+        if asked.live == "auto" and self._admission is None:
+            self._tell("limits: live = auto: this run was started with a fixed number")
         if asked.live is not None:
             self._fixed = None if asked.live == "auto" else asked.live
-            if asked.live == "auto" and self._admission is None:
-                self._tell("limits: live = auto: this run was started with a fixed number")
+        if asked.warm is not None:
+            self._warm = asked.warm
+        bounds = self._driver.bounds
+        live = await self._fit(self._fixed or bounds.live)
+        if self._fixed is not None:
+            self._fixed = live
         self._driver.bounds = msgspec.structs.replace(
             bounds,
-            live=self._fixed or bounds.live,
+            live=live,
             preparing=asked.preparing or bounds.preparing,
             verifying=asked.verifying or bounds.verifying,
         )
-        if asked.warm is not None and self._pool is not None:
-            self._pool.most = asked.warm
-        self._on_event(Note(text=f"limits changed: {live_limits.words(asked)}"))
+
+    async def _fit(self, live: int) -> int:
+        """As many live episodes as the machine holds of these; the pool is sized to what is left.
+
+        More than there are episodes costs nothing, so only those are counted.
+        """
+        if self._pool is None:
+            return live
+        episodes = self._driver.planned
+        fit = partial(
+            preflight.prepare,
+            min(live, episodes),
+            self._pool.footprint,
+            warm=min(self._warm, episodes),
+            held=self._driver.snapshot().live + self._pool.warm,
+        )
+        found = await in_thread(fit)
+        for note in found.notes:
+            self._on_event(Note(text=note))
+        self._pool.most = self._warm if found.warm >= min(self._warm, episodes) else found.warm
+        return live if found.live >= min(live, episodes) else found.live
 
     # --- decisions ---
 

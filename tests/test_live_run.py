@@ -27,7 +27,7 @@ from headrace.engine.steering import Steering
 from headrace.errors import UsageError
 from headrace.policies.base import ModelLoad
 from headrace.policies.fake import FakePolicy
-from headrace.sandbox.base import Limits
+from headrace.sandbox.base import Footprint, Limits
 from headrace.sandbox.fake import FakeProvider
 from headrace.sandbox.pool import Pool
 from headrace.types import AgentRecipe, EnvironmentRecipe, Episode, Task, VerifierRecipe
@@ -57,10 +57,11 @@ class Rig:
         live: int = 4,
         admission: Admission | None = None,
         load: ModelLoad | None = ROOM,
+        provider: FakeProvider | None = None,
     ) -> None:
         self.folder = folder
         self.events: list[Event] = []
-        self.provider = FakeProvider(record=False)
+        self.provider = provider or FakeProvider(record=False)
         self.provider.run_gate = asyncio.Event()
         self.policy = FakePolicy(turns=2, load_of=lambda calls: load)
         self.pool = Pool(self.provider, most=2)
@@ -218,6 +219,43 @@ async def test_a_file_of_limits_without_sense_changes_nothing_and_is_told_once(
             assert (await rig.step()).live == 4
         told = [e.text for e in rig.events if isinstance(e, Note)]
         assert told == ["live: expected 1 to 1000000, found -3"]
+
+    await rig.while_it_runs(look)
+
+
+class Large(FakeProvider):
+    """Its sandboxes need a terabyte each."""
+
+    footprint = Footprint(memory_bytes=1 << 40, processes=0, files=0)
+
+
+async def test_more_than_the_machine_holds_is_reduced_while_the_run_goes_on(tmp_path: Path) -> None:
+    rig = Rig(tmp_path, provider=Large(record=False))
+
+    async def look() -> None:
+        live_limits.write(tmp_path, LiveLimits(live=30, warm=5))
+        found = await rig.step()
+        assert found.live == 4, "as many as were live: there is room for no other"
+        assert rig.pool.most == 0
+        told = [e.text for e in rig.events if isinstance(e, Note)]
+        assert told[0] == "limits changed: live = 30, warm = 5"
+        assert told[1].startswith("30 live episodes and 5 sandboxes ahead of them need about")
+        assert told[1].endswith("at most 4 are live, 0 ahead")
+        live_limits.write(tmp_path, LiveLimits(live=3))
+        assert (await rig.step()).live == 3
+
+    await rig.while_it_runs(look)
+
+
+async def test_more_live_than_there_are_episodes_needs_no_room(tmp_path: Path) -> None:
+    rig = Rig(tmp_path, n=4, provider=Large(record=False))
+
+    async def look() -> None:
+        live_limits.write(tmp_path, LiveLimits(live=1000, warm=0))
+        assert (await rig.step()).live == 1000
+        assert [e.text for e in rig.events if isinstance(e, Note)] == [
+            "limits changed: live = 1000, warm = 0"
+        ]
 
     await rig.while_it_runs(look)
 

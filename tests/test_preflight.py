@@ -55,6 +55,22 @@ def test_at_least_one_is_live_and_never_more_than_asked(live: int, left: int, fi
     assert bool(found.notes) == (left // 5 < live or files // 10 < live)
 
 
+def test_sandboxes_ahead_go_before_live_episodes() -> None:
+    found = fit(80, SMALL, Room(memory_bytes=100 << 20), warm=50)
+    assert (found.live, found.warm) == (80, 20)
+    (note,) = found.notes
+    assert note.startswith("80 live episodes and 50 sandboxes ahead of them need about 130 MB")
+    assert note.endswith("at most 80 are live, 20 ahead")
+    none_left = fit(200, SMALL, Room(memory_bytes=100 << 20), warm=50)
+    assert (none_left.live, none_left.warm) == (100, 0)
+
+
+def test_what_is_open_already_needs_no_room() -> None:
+    assert fit(100, SMALL, Room(memory_bytes=40 << 20), held=60).live == 100
+    assert fit(100, SMALL, Room(memory_bytes=40 << 20), held=50).live == 90
+    assert fit(10, SMALL, Room(memory_bytes=0), held=50).live == 10
+
+
 def test_this_machine_has_room_for_one() -> None:
     left = room()
     assert all(value is None or value > 0 for value in (left.memory_bytes, left.files))
@@ -83,10 +99,10 @@ def test_open_files_are_raised_for_this_process_only() -> None:
 def test_processes_of_the_machine_are_raised_where_too_few_are_left(tmp_path: Path) -> None:
     file = tmp_path / "pid_max"
     file.write_text("32768\n")
-    assert raise_processes(1000, file, lambda: 5000) is None
-    told = raise_processes(60_000, file, lambda: 5000)
-    assert told == "kernel.pid_max raised from 32768 to 92768: too few processes were left"
-    assert file.read_text() == "92768\n"
+    assert raise_processes(1000, file, lambda: 27_768) is None
+    told = raise_processes(60_000, file, lambda: 27_768)
+    assert told == "kernel.pid_max raised from 32768 to 87768: too few processes were left"
+    assert file.read_text() == "87768\n"
 
 
 def test_more_than_any_machine_holds_is_reduced() -> None:
