@@ -6,7 +6,7 @@ caller takes it through `on_damage` and reads on. Nothing here writes.
 """
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -22,6 +22,9 @@ from headrace.types import Episode
 SHARDS: Final = "shards"
 """The folder of a run that holds its shards."""
 
+LOOKS: Final = 3
+"""A listing may miss a shard that was made while it was read, and have the next one."""
+
 OnDamage = Callable[[Damage], None]
 
 
@@ -32,6 +35,14 @@ def read_episodes(run: Path, *, on_damage: OnDamage | None = None) -> Iterator[E
     """
     decoder = msgspec.msgpack.Decoder(Episode)
     for path, block in _blocks(run, on_damage, payloads=True):
+        for entry, data in _records(block):
+            yield _decode(decoder, path, block.offset, entry, data)
+
+
+def episodes_of(shard: Path) -> Iterator[Episode]:
+    """Every episode of one shard. Raises `RunFolderError` at the first damage."""
+    decoder = msgspec.msgpack.Decoder(Episode)
+    for path, block in _intact([shard], [shard], None, payloads=True):
         for entry, data in _records(block):
             yield _decode(decoder, path, block.offset, entry, data)
 
@@ -82,8 +93,9 @@ def find(run: Path, episode: str) -> Episode | None:
     Raises `RunFolderError` if its block is damaged.
     """
     paths = list_shards(run / SHARDS)
+    torn = shards.may_be_torn(paths)
     for path in reversed(paths):
-        for block in reversed(_entries(path, last=path is paths[-1])):
+        for block in reversed(_entries(path, last=path in torn)):
             for position in reversed(range(len(block.entries))):
                 if block.entries[position].id == episode:
                     return _read_one(path, block, position)
@@ -113,22 +125,29 @@ def list_shards(folder: Path) -> list[Path]:
     """
     if folder.is_dir() and not os.access(folder, os.R_OK | os.X_OK):
         raise RunFolderError(f"{folder}: expected a folder that may be read, found no access")
-    paths = sorted(folder.glob(f"*{shards.SUFFIX}"), key=shards.shard_number)
-    for number, path in enumerate(paths):
-        if shards.shard_number(path) != number:
-            raise RunFolderError(
-                f"{folder / shards.shard_name(number)} is missing, but {path.name} is there;"
-                " restore it from a copy"
-            )
-    return paths
+    for _ in range(LOOKS):
+        paths = sorted(folder.glob(f"*{shards.SUFFIX}"), key=shards.shard_number)
+        gaps = [n for n, path in enumerate(paths) if shards.shard_number(path) != n]
+        if not gaps:
+            return paths
+    raise RunFolderError(
+        f"{folder / shards.shard_name(gaps[0])} is missing, but {paths[gaps[0]].name} is there;"
+        " restore it from a copy"
+    )
 
 
 def _blocks(
     run: Path, on_damage: OnDamage | None, *, payloads: bool
 ) -> Iterator[tuple[Path, Block]]:
     paths = list_shards(run / SHARDS)
+    yield from _intact(paths, shards.may_be_torn(paths), on_damage, payloads=payloads)
+
+
+def _intact(
+    paths: Sequence[Path], torn: Collection[Path], on_damage: OnDamage | None, *, payloads: bool
+) -> Iterator[tuple[Path, Block]]:
     for path in paths:
-        for item in shards.scan(path, last=path is paths[-1], payloads=payloads):
+        for item in shards.scan(path, last=path in torn, payloads=payloads):
             match item:
                 case Block():
                     yield path, item

@@ -1,11 +1,14 @@
 """One shard: written by one writer, scanned by anyone.
 
 Rules: a shard only grows; what does not check out at its end is a torn tail and is cut, anywhere
-else it is `Damage` with shard and offset, and what is before and after stays readable. Nothing
-here knows what a record means (`store.py`) or how bytes are laid out (`frames.py`).
+else it is `Damage` with shard and offset, and what is before and after stays readable. The shards
+of a folder have one row of numbers, in the order in which they were begun, whoever writes them.
+Nothing here knows what a record means (`store.py`) or how bytes are laid out (`frames.py`).
 """
 
+import fcntl
 import os
+import re
 import secrets
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -21,6 +24,9 @@ from headrace.errors import RunFolderError, StoreError
 from headrace.types import EPISODE_SCHEMA, Record
 
 SUFFIX: Final = ".hrs"
+NAMING: Final = "numbers"
+"""Locked by a writer while it takes the next number."""
+_NAME: Final = re.compile(r"(\d+)(?:-(\d+))?")
 _SEARCH_BYTES: Final = 1 << 20
 
 
@@ -67,8 +73,10 @@ class End:
 class ShardWriter:
     """Appends blocks to one new shard. Blocking; used by one thread at a time."""
 
-    def __init__(self, folder: Path, number: int, *, level: int, fsync: bool) -> None:
-        self.path = folder / shard_name(number)
+    def __init__(
+        self, folder: Path, number: int, *, level: int, fsync: bool, writer: int = 0
+    ) -> None:
+        self.path = folder / shard_name(number, writer)
         self.blocks: list[IndexedBlock] = []
         self.offset = 0
         self._sync = secrets.token_bytes(frames.SYNC_BYTES)
@@ -162,10 +170,11 @@ def read_block(path: Path, offset: int) -> Block | None:
         return block if block is not None and block.header.kind == Kind.BLOCK else None
 
 
-def recover(path: Path, *, level: int, fsync: bool) -> int:
+def recover(path: Path, *, level: int, fsync: bool, keep: bool = False) -> int:
     """Cut the torn tail of the shard a dead writer left, seal it, and return the bytes cut.
 
-    A shard without a block is removed. The caller holds the writer's lock.
+    A shard without a block is removed, or with `keep` sealed as it is, for others have numbers
+    after it. The caller holds the folder's lock.
     """
     blocks: list[IndexedBlock] = []
     damaged = False
@@ -184,6 +193,8 @@ def recover(path: Path, *, level: int, fsync: bool) -> int:
     try:
         if blocks:
             _reseal(path, blocks, end.offset, level)
+        elif not damaged and keep:
+            _seal_empty(path, level)
         elif not damaged:
             path.unlink()
         if fsync:
@@ -193,18 +204,53 @@ def recover(path: Path, *, level: int, fsync: bool) -> int:
     return torn
 
 
-def shard_name(number: int) -> str:
-    """File name of a shard."""
-    return f"{number:06d}{SUFFIX}"
+def shard_name(number: int, writer: int = 0) -> str:
+    """File name of a shard; `writer` is the engine process that writes it, 0 the only one."""
+    return f"{number:06d}-{writer}{SUFFIX}" if writer else f"{number:06d}{SUFFIX}"
 
 
 def shard_number(path: Path) -> int:
     """The number in a shard's file name. Raises `RunFolderError`."""
-    if not path.stem.isdecimal():
+    return _parts(path)[0]
+
+
+def shard_writer(path: Path) -> int:
+    """The writer in a shard's file name; 0 where it names none. Raises `RunFolderError`."""
+    return _parts(path)[1]
+
+
+def _parts(path: Path) -> tuple[int, int]:
+    found = _NAME.fullmatch(path.stem)
+    if found is None:
         raise RunFolderError(
             f"{path} is not a shard: expected a name such as {shard_name(0)}; move it elsewhere"
         )
-    return int(path.stem)
+    return int(found[1]), int(found[2] or 0)
+
+
+def may_be_torn(paths: Sequence[Path]) -> set[Path]:
+    """Of the shards of a folder, in order: those that a writer may be at, or has died at.
+
+    The last one; where engine processes wrote it and those before it, the last of each of them.
+    """
+    found: dict[int, Path] = {}
+    for path in reversed(paths):
+        writer = shard_writer(path)
+        if found and (writer == 0 or 0 in found):
+            break
+        found.setdefault(writer, path)
+    return set(found.values())
+
+
+@contextmanager
+def next_number(folder: Path) -> Iterator[int]:
+    """The number of a shard to be made inside the block, which no other writer takes meanwhile."""
+    fd = os.open(folder / NAMING, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX)
+        yield max(map(shard_number, folder.glob(f"*{SUFFIX}")), default=-1) + 1
+    finally:
+        os.close(fd)
 
 
 def sync_folder(folder: Path) -> None:
@@ -392,6 +438,18 @@ def _reseal(path: Path, blocks: list[IndexedBlock], end: int, level: int) -> Non
         except OSError:
             _cut_back(fd, end)
             raise
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+def _seal_empty(path: Path, level: int) -> None:
+    sync = secrets.token_bytes(frames.SYNC_BYTES)
+    header = frames.pack_shard_header(ShardHeader(number=shard_number(path), sync=sync))
+    fd = os.open(path, os.O_RDWR | os.O_TRUNC)
+    try:
+        compressor = zstandard.ZstdCompressor(level=level)
+        _write_all(fd, header + _seal(sync, [], len(header), compressor))
         os.fsync(fd)
     finally:
         os.close(fd)

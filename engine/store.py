@@ -1,4 +1,4 @@
-"""The store: episodes into shards, one writer per run.
+"""The store: episodes into shards, one writer per run, or one for each of its engine processes.
 
 Rule: `append` returns once the episode is durable, never before; appends that wait together share
 one block and one fsync. Encoding, compression and I/O run on one thread of the store's own, off
@@ -8,7 +8,7 @@ the event loop. Reading is in `reader.py` and needs no store.
 import asyncio
 import queue
 import threading
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -20,7 +20,7 @@ from headrace.aio import in_thread, run_shielded
 from headrace.configs.models import StoreConfig
 from headrace.engine import frames, shards
 from headrace.engine.locks import FolderLock
-from headrace.engine.reader import SHARDS, list_shards
+from headrace.engine.reader import SHARDS, episodes_of, list_shards
 from headrace.engine.resume import is_owed
 from headrace.errors import ContractError, HeadraceError, StoreError
 from headrace.types import Episode, Record
@@ -62,14 +62,21 @@ class Store:
     """
 
     def __init__(
-        self, run: Path, config: StoreConfig | None = None, *, max_waiting: int = 1024
+        self,
+        run: Path,
+        config: StoreConfig | None = None,
+        *,
+        max_waiting: int = 1024,
+        writer: int = 0,
     ) -> None:
+        """`writer`: 0 alone; any other is one of several, whose caller holds `SharedShards`."""
         self._folder = run / SHARDS
         self._config = config or StoreConfig()
         self._queue: queue.SimpleQueue[_Waiting | None] = queue.SimpleQueue()
         self._room = asyncio.Semaphore(max_waiting)
         self._thread = threading.Thread(target=self._work, name="headrace-store", daemon=True)
         self._lock: FolderLock | None = None
+        self._named = writer
         self._writer: shards.ShardWriter | None = None
         self._encoder = msgspec.msgpack.Encoder()
         self._number = 0
@@ -145,24 +152,9 @@ class Store:
     # --- below: on the store's thread -------------------------------------------------------
 
     def _recover(self) -> None:
-        try:
-            self._folder.mkdir(parents=True, exist_ok=True)
-            shards.sync_folder(self._folder.parent)
-            self._lock = FolderLock(self._folder / "lock")
-        except OSError as e:
-            raise StoreError(f"{self._folder} cannot be written: {e.strerror or e}") from e
-        try:
-            existing = list_shards(self._folder)
-            if existing:
-                self._number = shards.shard_number(existing[-1]) + 1
-                self._torn_bytes = shards.recover(
-                    existing[-1], level=self._config.compression_level, fsync=self._config.fsync
-                )
-                if not existing[-1].exists():
-                    self._number -= 1
-        except BaseException:
-            self._lock.close()
-            raise
+        if self._named:
+            return
+        self._lock, self._number, self._torn_bytes = _lock(self._folder, self._config)
 
     def _work(self) -> None:
         ending = False
@@ -219,18 +211,29 @@ class Store:
 
     def _write(self, batch: list[_Waiting]) -> None:
         if self._writer is None:
-            self._writer = shards.ShardWriter(
-                self._folder,
-                self._number,
-                level=self._config.compression_level,
-                fsync=self._config.fsync,
-            )
-            self._number += 1
+            self._writer = self._begin()
         records = [(item.episode.id, is_owed(item.episode), item.data) for item in batch]
         self._stored_bytes += self._writer.append(records)
         self._raw_bytes += sum(len(item.data) for item in batch)
         self._records += len(batch)
         self._commits += 1
+
+    def _begin(self) -> shards.ShardWriter:
+        if self._named:
+            with shards.next_number(self._folder) as number:
+                return self._shard(number)
+        number, self._number = self._number, self._number + 1
+        return self._shard(number)
+
+    def _shard(self, number: int) -> shards.ShardWriter:
+        config = self._config
+        return shards.ShardWriter(
+            self._folder,
+            number,
+            level=config.compression_level,
+            fsync=config.fsync,
+            writer=self._named,
+        )
 
     def _seal_if_full(self) -> None:
         if self._writer is not None and self._writer.offset >= self._config.shard_mb << 20:
@@ -244,6 +247,69 @@ class Store:
             writer.seal()
         except Exception as e:  # as above: an append that comes later must hear of it
             self._failed = str(e) if isinstance(e, HeadraceError) else f"{type(e).__name__}: {e}"
+
+
+class SharedShards:
+    """The shards of a run that several writers share: locked, and free of torn tails at the start.
+
+    Held by the process that starts the writers. An async context manager.
+    """
+
+    def __init__(self, run: Path, config: StoreConfig) -> None:
+        self._folder = run / SHARDS
+        self._config = config
+        self._held: FolderLock | None = None
+        self._first = 0
+
+    async def __aenter__(self) -> Self:
+        self._held, self._first, _ = await in_thread(_lock, self._folder, self._config)
+        return self
+
+    async def __aexit__(self, *exc: object) -> None:
+        if self._held is not None:
+            self._held.close()
+
+    async def left_by(self, writer: int, ids: Collection[str]) -> list[Episode]:
+        """Those of `ids` that a writer made durable since this was opened. It is dead: its shards
+        are sealed. Raises `StoreError` and `RunFolderError`.
+        """
+        return await in_thread(self._left_by, writer, ids)
+
+    def _left_by(self, writer: int, ids: Collection[str]) -> list[Episode]:
+        its = [
+            path
+            for path in list_shards(self._folder)
+            if shards.shard_writer(path) == writer and shards.shard_number(path) >= self._first
+        ]
+        for path in its:
+            config = self._config  # kept: another writer may have the next number
+            shards.recover(path, level=config.compression_level, fsync=config.fsync, keep=True)
+        return [episode for path in its for episode in episodes_of(path) if episode.id in ids]
+
+
+def _lock(folder: Path, config: StoreConfig) -> tuple[FolderLock, int, int]:
+    """Lock the shards and cut their torn ends: the lock, the next number, the bytes cut."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        shards.sync_folder(folder.parent)
+        lock = FolderLock(folder / "lock")
+    except OSError as e:
+        raise StoreError(f"{folder} cannot be written: {e.strerror or e}") from e
+    try:
+        paths = list_shards(folder)
+        torn = shards.may_be_torn(paths)
+        following = cut = 0
+        for path in reversed(paths):
+            if path in torn:
+                cut += shards.recover(
+                    path, level=config.compression_level, fsync=config.fsync, keep=following > 0
+                )
+            if path.exists():
+                following = max(following, shards.shard_number(path) + 1)
+    except BaseException:
+        lock.close()
+        raise
+    return lock, following, cut
 
 
 def _settle(batch: Sequence[_Waiting], error: StoreError | None) -> None:
