@@ -27,6 +27,7 @@ from bench.report import report
 
 from headrace.aio import background, in_thread
 from headrace.configs.models import SamplingConfig, StoreConfig, VllmConfig
+from headrace.engine import collector
 from headrace.engine.driver import Driver
 from headrace.engine.events import ignore
 from headrace.engine.limits import EpisodeLimits
@@ -159,7 +160,8 @@ async def one_size(live: int, turns_per_s: float, rounds: float, *, http: bool) 
                 on_event=ignore,
             )
             async with background(meters.watch_loop()):
-                await driver.drive()
+                with collector.seldom():
+                    await driver.drive()
             wall_s, cpu_s = meters.wall_s, meters.cpu_s
         tokens = await in_thread(tokens_of, Path(folder))
     if driver.finished != episodes or meters.turns != episodes * TURNS:

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from headrace.aio import background, fan_out, in_thread, unwrap
 from headrace.configs.models import EngineConfig, ReplayConfig, RunConfig
-from headrace.engine import live_limits, preflight
+from headrace.engine import collector, live_limits, preflight
 from headrace.engine.admission import Admission
 from headrace.engine.driver import Driver
 from headrace.engine.episode import Parts, Planned
@@ -253,7 +253,8 @@ class _Session:
                 partial(keep_warm, driver, pool, parts),
             ):
                 await stack.enter_async_context(background(beside()))
-            await driver.drive()
+            with collector.seldom():
+                await driver.drive()
         await steering.show(ended=True)
 
     def summarise(

@@ -13,8 +13,12 @@ import msgspec
 EPISODE_SCHEMA = 2
 
 
-class Record(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Base of everything that is stored or passed between the folders."""
+class Record(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, gc=False):
+    """Base of everything that is stored or passed between the folders.
+
+    Frozen data makes no cycles, so the cyclic collector need not look at it (`gc=False`): thousands
+    of episodes are hundreds of thousands of records.
+    """
 
 
 # --- tasks ----------------------------------------------------------------------------------
