@@ -223,6 +223,9 @@ class EngineConfig(Section):
     retry_budget: Annotated[int, Field(ge=0)] | None = None
     """Further tries that all episodes may take together when the infrastructure fails. Once they
     are spent, a failed episode stays failed until the run is resumed; None: as `tries` allows."""
+    outage_s: Annotated[float, Field(ge=0)] = 120.0
+    """How long the sandbox engine may not answer at all. Meanwhile one start is tried every few
+    seconds, and episodes that lost their sandbox wait without losing a try. Then the run stops."""
     order: Literal["plan", "longest-first"] = "plan"
     """`longest-first` starts the tasks first that took longest in `history`, and those it does not
     know before all, so that no long one is left for the end. Siblings stay together."""

@@ -5,6 +5,9 @@ have failed it opens: no start for a pause, which doubles with each failed probe
 one. Then one start is allowed as a probe: if it succeeds the breaker closes, else it stays open.
 
 Starts that were under way when it opened are not ended; what they come to counts as any other.
+
+An engine that does not answer at all (`gone`) opens it at once, is probed at the first pause again
+and again, and is given up when it has not come back within `outage_s`.
 """
 
 from headrace.errors import ContractError
@@ -18,13 +21,19 @@ class Breaker:
     """One sandbox engine's."""
 
     def __init__(
-        self, failures: int = FAILURES, pause_s: float = PAUSE_S, longest_s: float = LONGEST_S
+        self,
+        failures: int = FAILURES,
+        pause_s: float = PAUSE_S,
+        longest_s: float = LONGEST_S,
+        outage_s: float = 0.0,
     ) -> None:
-        if failures < 1 or not 0 < pause_s <= longest_s:
+        if failures < 1 or not 0 < pause_s <= longest_s or outage_s < 0:
             raise ContractError(
-                f"expected at least one failure and a pause in (0, {longest_s}], "
-                f"found {failures} and {pause_s}"
+                f"expected at least one failure, a pause in (0, {longest_s}] and an outage of 0 "
+                f"or more, found {failures}, {pause_s} and {outage_s}"
             )
+        self._outage_s = outage_s
+        self._gone_since: float | None = None
         self._failures = failures
         self._first_pause_s = pause_s
         self._longest_s = longest_s
@@ -38,6 +47,11 @@ class Breaker:
     @property
     def is_open(self) -> bool:
         return self._open_until is not None
+
+    @property
+    def is_gone(self) -> bool:
+        """The engine did not answer at all when it was last asked for something."""
+        return self._gone_since is not None
 
     def allowance(self, now: float) -> int | None:
         """Starts allowed now; None: as many as other bounds allow."""
@@ -57,6 +71,7 @@ class Breaker:
     def succeeded(self) -> None:
         """A start came to an open sandbox: the engine works."""
         self._in_a_row = 0
+        self._gone_since = None
         self._open_until = None
         self._probing = False
         self._pause_s = self._first_pause_s
@@ -71,6 +86,21 @@ class Breaker:
         elif self._open_until is None and self._in_a_row >= self._failures:
             self.opened += 1
             self._open_until = now + self._pause_s
+
+    def gone(self, now: float, *, starting: bool) -> bool:
+        """The engine does not answer; returns whether it may still come back.
+
+        `starting`: it was asked for a start, so that a probe is over; else for something of an
+        open sandbox.
+        """
+        self._gone_since = now if self._gone_since is None else self._gone_since
+        if self._open_until is None:
+            self.opened += 1
+            self._open_until = now + self._first_pause_s
+        elif starting and self._probing:
+            self._probing = False
+            self._open_until = now + self._first_pause_s
+        return now - self._gone_since < self._outage_s
 
     def abandoned(self) -> None:
         """A start ended without saying anything about the engine: it was cancelled."""

@@ -20,6 +20,7 @@ from headrace.engine.events import (
     EpisodeFinished,
     EpisodeRetried,
     EpisodeStarted,
+    Note,
     OnEvent,
     StageEntered,
     Stopping,
@@ -32,7 +33,7 @@ from headrace.engine.resume import is_owed
 from headrace.engine.scheduler import ENDED, After, Bounds, Grant, Scheduler, Snapshot, Stage
 from headrace.engine.shutdown import Shutdown, Stop
 from headrace.engine.status import Slow
-from headrace.errors import ImageError, InfrastructureError, SandboxEnded
+from headrace.errors import ImageError, InfrastructureError, ProviderGone, SandboxEnded
 from headrace.types import Episode, Turn
 
 TICK_S = 0.001
@@ -240,21 +241,23 @@ class Driver:
 
     def _survives(self, id: str, attempt: Attempt, error: InfrastructureError) -> bool:
         """Whether a failed attempt is to be stored now."""
-        if error.final:
+        stage = self._scheduler.stage(id)
+        waits = isinstance(error, ProviderGone) and self._waits_for_engine(error, stage)
+        if error.final and not waits:
             self._halt(error)
-        if self._scheduler.stage(id) is Stage.STORE:
+        if stage is Stage.STORE:
             # Verified; only closing failed. The verdict stands, and sweep finds what is left.
             return True
-        if error.final:
+        if error.final and not waits:
             return False
-        if self._scheduler.stage(id) is Stage.PREPARE:
+        if stage is Stage.PREPARE and not waits:
             if isinstance(error, ImageError):  # the task's own: says nothing about the engine
                 self._breaker.abandoned()
             else:
                 self._breaker.failed(self._clock())
         if isinstance(error, SandboxEnded) and attempt.stage != "prepare":
             self._ended[id] += 1
-        after = self._scheduler.failed(id, self._clock(), retry=error.retry)
+        after = self._scheduler.failed(id, self._clock(), retry=error.retry, counts=not waits)
         if after is After.RETRY:
             self._on_event(EpisodeRetried(id=id, error=f"{type(error).__name__}: {error}"))
         if after is not After.STORE:
@@ -262,6 +265,15 @@ class Driver:
         tries = self._scheduler.tries(id)
         attempt.failed(error, every_time=1 < tries == self._ended[id])
         return True
+
+    def _waits_for_engine(self, error: ProviderGone, stage: Stage) -> bool:
+        """Whether an engine that does not answer may still come back; told when it begins."""
+        before = self._breaker.is_gone
+        starting = stage is Stage.PREPARE
+        waits = self._breaker.gone(self._clock(), starting=starting)
+        if waits and not before:
+            self._on_event(Note(text=f"waiting for the sandbox engine: {error}"))
+        return waits
 
     async def _store(self, episode: Episode) -> None:
         self._entered(episode.id, Stage.STORE)
@@ -341,6 +353,8 @@ class Driver:
 
     def on_prepared(self, id: str, prepare_s: float) -> None:
         self._scheduler.prepared(id)
+        if self._breaker.is_gone:
+            self._on_event(Note(text="the sandbox engine answers again"))
         self._breaker.succeeded()
         self._meters.add_start(prepare_s)
         self._entered(id, Stage.ACT)

@@ -16,6 +16,7 @@ from headrace.aio import background, fan_out, in_thread, unwrap
 from headrace.configs.models import EngineConfig, ReplayConfig, RunConfig
 from headrace.engine import collector, live_limits, preflight
 from headrace.engine.admission import Admission
+from headrace.engine.breaker import Breaker
 from headrace.engine.driver import Driver
 from headrace.engine.episode import Parts, Planned
 from headrace.engine.evaluate import curve
@@ -220,6 +221,7 @@ class _Session:
                     on_event=self._on_event,
                     held=images.held,
                     groups=self._groups,
+                    breaker=Breaker(outage_s=engine.outage_s),
                 )
                 images.listener = driver.release
                 await self._steered(driver, parts, pool, _admission(engine))

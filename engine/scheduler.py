@@ -160,12 +160,16 @@ class Scheduler:
         """The verdict is known; what remains is to close and store."""
         self._move(id, {Stage.VERIFY}, Stage.STORE)
 
-    def failed(self, id: str, now: float, *, retry: bool = True) -> After:
-        """The infrastructure failed; says what becomes of the episode."""
+    def failed(self, id: str, now: float, *, retry: bool = True, counts: bool = True) -> After:
+        """The infrastructure failed; says what becomes of the episode.
+
+        `counts` False: what failed is not to be held against it, and the try is given back.
+        """
         stage = self._expect(id, LIVE - {Stage.STORE})
         if stage is Stage.WAITING:
             self._waiting.remove(id)
-        if not retry or self._tries[id] >= self._bounds.tries or self._budget_spent():
+        spent = counts and (self._tries[id] >= self._bounds.tries or self._budget_spent())
+        if not retry or spent:
             self._set(id, Stage.STORE)
             return After.STORE
         if self._draining:
@@ -174,7 +178,10 @@ class Scheduler:
         self._set(id, Stage.QUEUED)
         self._since[id] = now
         self._queue.appendleft(id)
-        self.retries += 1
+        if counts:
+            self.retries += 1
+        else:
+            self._tries[id] -= 1
         return After.RETRY
 
     def finished(self, id: str) -> None:

@@ -106,6 +106,11 @@ class FakeProvider:
         self._gone = reason
         self._going.set()
 
+    def come_back(self) -> None:
+        """After `go`: calls are answered again, also those of sandboxes that are still open."""
+        self._gone = None
+        self._going.clear()
+
     # --- the seam ---
 
     async def __aenter__(self) -> "FakeProvider":

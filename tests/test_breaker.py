@@ -79,13 +79,51 @@ def test_a_cancelled_probe_gives_its_place_back() -> None:
     assert breaker.allowance(5) == 1
 
 
-@pytest.mark.parametrize("settings", [(0, 1.0, 2.0), (1, 0.0, 2.0), (1, 3.0, 2.0)])
+def test_an_engine_that_does_not_answer_opens_it_at_once_and_is_probed_every_pause() -> None:
+    breaker = Breaker(failures=3, pause_s=5, longest_s=20, outage_s=60)
+    assert breaker.gone(0, starting=False)
+    assert (breaker.is_gone, breaker.is_open, breaker.next_at()) == (True, True, 5)
+    assert breaker.gone(2, starting=False), "others lose their sandboxes too"
+    assert breaker.next_at() == 5
+    for now in (5, 10, 15):
+        assert breaker.allowance(now) == 1
+        breaker.begun()
+        assert breaker.gone(now, starting=True)
+        assert breaker.next_at() == now + 5
+    breaker.begun()
+    breaker.succeeded()
+    assert (breaker.is_gone, breaker.allowance(20)) == (False, None)
+
+
+def test_what_an_open_sandbox_loses_does_not_end_a_probe() -> None:
+    breaker = Breaker(pause_s=5, outage_s=60)
+    breaker.gone(0, starting=False)
+    breaker.begun()
+    breaker.gone(6, starting=False)
+    assert breaker.allowance(100) == 0
+
+
+def test_an_engine_that_stays_away_is_given_up_and_one_that_came_back_is_not() -> None:
+    breaker = Breaker(outage_s=60)
+    assert breaker.gone(0, starting=False)
+    assert breaker.gone(59, starting=False)
+    assert not breaker.gone(60, starting=False)
+    breaker.succeeded()
+    assert breaker.gone(61, starting=False)
+    assert not Breaker().gone(0, starting=False), "told to wait for none"
+
+
+@pytest.mark.parametrize(
+    "settings", [(0, 1.0, 2.0), (1, 0.0, 2.0), (1, 3.0, 2.0), (1, 1.0, 1.0, -1.0)]
+)
 def test_settings_without_sense_are_refused(settings: tuple[int, float, float]) -> None:
     with pytest.raises(ContractError):
         Breaker(*settings)
 
 
-@given(st.lists(st.sampled_from(["start", "fails", "works", "gives up", "time"]), max_size=60))
+@given(
+    st.lists(st.sampled_from(["start", "fails", "gone", "works", "gives up", "time"]), max_size=60)
+)
 def test_it_is_never_stuck(steps: list[str]) -> None:
     """Whatever happens, waiting long enough allows a start, unless one is under way."""
     breaker, now, under_way = Breaker(failures=2, pause_s=1, longest_s=8), 0.0, 0
@@ -95,10 +133,12 @@ def test_it_is_never_stuck(steps: list[str]) -> None:
             under_way += 1
         elif step == "time":
             now += 0.5
-        elif under_way and step in ("fails", "works", "gives up"):
+        elif under_way and step in ("fails", "gone", "works", "gives up"):
             under_way -= 1
             if step == "fails":
                 breaker.failed(now)
+            elif step == "gone":
+                breaker.gone(now, starting=True)
             elif step == "works":
                 breaker.succeeded()
             else:

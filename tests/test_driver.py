@@ -16,6 +16,7 @@ from headrace.engine.events import (
     EpisodeRetried,
     EpisodeStarted,
     Event,
+    Note,
     StageEntered,
     Stopping,
 )
@@ -301,6 +302,47 @@ async def test_an_engine_that_is_gone_stops_the_run_and_leaves_its_episodes_owed
     assert type(rig.driver.error).__name__ == "ProviderGone"
     assert 5 <= len(rig.sink.episodes) < 20
     assert all(e.verdict.passed for e in rig.sink.episodes)
+
+
+async def test_an_engine_that_comes_back_costs_no_try_and_no_episode(tmp_path: Path) -> None:
+    breaker = Breaker(pause_s=0.01, outage_s=60.0)
+    bounds = Bounds(live=4, preparing=4, verifying=4, tries=1)
+    rig = Rig(tmp_path, n=12, bounds=bounds, breaker=breaker)
+    went: list[bool] = []
+
+    def act(turn: int, results: Sequence[CommandResult]) -> Action:
+        if len(rig.sink.episodes) >= 5 and not went:
+            went.append(True)
+            rig.provider.go()
+        return Action(text="", commands=(Command(text="x"),), done=turn == 1)
+
+    def on_event(event: Event) -> None:
+        rig.events.append(event)
+        if isinstance(event, Note) and event.text.startswith("waiting"):
+            asyncio.get_running_loop().call_later(0.05, rig.provider.come_back)
+
+    rig.driver._parts = Parts(
+        provider=rig.provider, policy=ActsLike(act), verifier=HarborVerifier()
+    )
+    rig.driver._on_event = on_event
+    snapshot = await rig.drive()
+    assert snapshot[Stage.FINISHED] == 12
+    assert [(e.tries, e.verdict.passed) for e in rig.sink.episodes] == [(1, True)] * 12
+    assert rig.driver.retries == 0
+    assert [e.text for e in rig.events if isinstance(e, Note)] == [
+        "waiting for the sandbox engine: the engine is gone",
+        "the sandbox engine answers again",
+    ]
+
+
+async def test_an_engine_that_does_not_come_back_in_time_stops_the_run(tmp_path: Path) -> None:
+    breaker = Breaker(pause_s=0.01, outage_s=0.05)
+    rig = Rig(tmp_path, n=12, breaker=breaker)
+    rig.provider.go()
+    snapshot = await rig.drive()
+    assert type(rig.driver.error).__name__ == "ProviderGone"
+    assert rig.sink.episodes == []
+    assert snapshot[Stage.CANCELLED] == 12
 
 
 async def test_a_server_that_is_gone_for_a_moment_costs_a_try_not_a_verdict(

@@ -103,6 +103,13 @@ class AnyOrder(RuleBasedStateMachine):
                 )
                 self.stored_after_failure.add(id)
 
+    @rule(stage=st.sampled_from(sorted(LIVE - {Stage.STORE})))
+    def failed_through_no_fault_of_its_own(self, stage: Stage) -> None:
+        if id := self._pick(stage):
+            after = self.scheduler.failed(id, self.now, counts=False)
+            assert after is not After.STORE
+            self.granted[id] -= after is After.RETRY
+
     @rule(stage=st.sampled_from(sorted(frozenset(Stage) - ENDED)))
     def cancelled(self, stage: Stage) -> None:
         if id := self._pick(stage):
@@ -181,6 +188,22 @@ def test_a_failed_episode_goes_first_when_it_is_tried_again() -> None:
     assert scheduler.failed("e0", 1.0) is After.RETRY
     assert [g.id for g in scheduler.grants()] == ["e0"]
     assert scheduler.tries("e0") == 2
+
+
+def test_a_failure_that_does_not_count_gives_its_try_back() -> None:
+    scheduler = started(Bounds(live=1, preparing=1, verifying=1, tries=1, retries=0), n=2)
+    assert scheduler.failed("e0", 1.0, counts=False) is After.RETRY
+    assert [g.id for g in scheduler.grants()] == ["e0"]
+    assert (scheduler.tries("e0"), scheduler.retries) == (1, 0)
+    scheduler.drain()
+    assert scheduler.failed("e0", 2.0, counts=False) is After.OWED
+
+
+def test_nothing_comes_next_while_more_are_live_than_allowed() -> None:
+    scheduler = started(n=3)
+    assert not scheduler.above
+    scheduler.rebound(structs.replace(scheduler.bounds, live=1))
+    assert scheduler.above
 
 
 def test_an_episode_whose_tries_are_spent_is_stored_as_failed() -> None:

@@ -11,7 +11,7 @@
     │   ├── SandboxError        a sandbox did not start, was lost, or broke its contract
     │   │   ├── SandboxEnded      ended by itself: once is tried again, every time is the agent's
     │   │   ├── SandboxFull       what the agent left running keeps us out: a fault of the verdict
-    │   │   └── ProviderGone      the engine behind every sandbox stopped answering: the run stops
+    │   │   └── ProviderGone      the engine behind every sandbox is gone: the run waits, then stops
     │   ├── PolicyError         a policy call failed for good
     │   │   └── ServerGone        the model server stopped answering; it may come back
     │   │       └── ServerLost      it will not come back: the run stops
@@ -81,7 +81,10 @@ class SandboxEnded(SandboxError):
 
 
 class ProviderGone(SandboxError):
-    """The engine behind every sandbox stopped answering."""
+    """The engine behind every sandbox stopped answering.
+
+    Final for what is open; a run waits `engine.outage_s` for it to come back.
+    """
 
     final = True
 
