@@ -1,24 +1,26 @@
 """Prometheus metrics of a run that goes on.
 
 Rule: what is served is the last status (`status.Status`), at most a second old; it is immutable,
-so the server's thread needs no lock and costs the event loop nothing. Loopback only.
+so the server's thread needs no lock and costs the event loop nothing. Beside it stand the process's
+own numbers as every Prometheus client tells them. Loopback only.
 """
 
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import asynccontextmanager
 
-from prometheus_client import CollectorRegistry, start_http_server
+from prometheus_client import CollectorRegistry, ProcessCollector, start_http_server
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
+import headrace
 from headrace.aio import in_thread
+from headrace.engine.meters import PHASES, Phase
 from headrace.engine.scheduler import Stage
 from headrace.engine.status import Status
 from headrace.errors import UsageError
 
 HOST = "127.0.0.1"
-QUANTILES = (("0.5", 0), ("0.99", 1))
 
 
 @asynccontextmanager
@@ -29,6 +31,7 @@ async def exported(port: int, latest: Callable[[], Status | None]) -> AsyncItera
     """
     registry = CollectorRegistry(auto_describe=False)
     registry.register(_Statuses(latest))
+    ProcessCollector(registry=registry)
     try:
         server, thread = await in_thread(start_http_server, port, HOST, registry)
     except OSError as e:
@@ -57,11 +60,20 @@ class _Statuses(Collector):
         status = self._latest()
         if status is None:
             return
+        yield _about(status)
         yield from _plan(status)
         yield from _totals(status)
         yield from _engine(status)
         yield from _model(status)
         yield from _host(status)
+
+
+def _about(status: Status) -> Metric:
+    info = GaugeMetricFamily(
+        "headrace_run_info", "1, for its labels", labels=["run", "process", "version"]
+    )
+    info.add_metric([status.run, status.process, headrace.__version__], 1)
+    return info
 
 
 def _plan(status: Status) -> Iterator[Metric]:
@@ -106,20 +118,28 @@ def _engine(status: Status) -> Iterator[Metric]:
     yield _gauge(
         "loop_lag_p99_seconds", "The event loop's lag in the last second", status.lag_p99_s
     )
-    phases = GaugeMetricFamily(
-        "headrace_phase_seconds", "Phases of an episode", labels=["phase", "quantile"]
-    )
-    for phase, values in status.phases.items():
-        for quantile, at in QUANTILES:
-            phases.add_metric([phase.removesuffix("_s"), quantile], values[at])
-    yield phases
+    yield _phases(status.phases)
+
+
+def _phases(found: Mapping[str, Phase]) -> Metric:
+    """A summary: the client library has no family for one with quantiles."""
+    metric = Metric("headrace_phase_seconds", "Where durable episodes spent their time", "summary")
+    for name in PHASES:
+        phase, labels = found.get(f"{name}_s"), {"phase": name}
+        if phase is None:
+            continue
+        for quantile, value in (("0.5", phase.p50_s), ("0.99", phase.p99_s)):
+            metric.add_sample(metric.name, {**labels, "quantile": quantile}, value)
+        metric.add_sample(f"{metric.name}_count", labels, phase.episodes)
+        metric.add_sample(f"{metric.name}_sum", labels, phase.total_s)
+    return metric
 
 
 def _model(status: Status) -> Iterator[Metric]:
     model = status.model
     if model is None:
         return
-    yield _gauge("model_kv_cache", "Key-value cache in use, 0 to 1", model.kv_use)
+    yield _gauge("model_kv_cache_ratio", "Key-value cache in use, 0 to 1", model.kv_use)
     yield _gauge("model_running", "Requests the model server works on", model.running)
     yield _gauge("model_waiting", "Requests that wait for it", model.waiting)
     for name, value in (
@@ -134,11 +154,11 @@ def _model(status: Status) -> Iterator[Metric]:
 
 def _host(status: Status) -> Iterator[Metric]:
     host = status.host
-    pressure = GaugeMetricFamily("headrace_host_pressure", "Of the last 10 s", labels=["of"])
+    pressure = GaugeMetricFamily("headrace_host_pressure_ratio", "Of the last 10 s", labels=["of"])
     for name in ("cpu", "memory", "io"):
         pressure.add_metric([name], getattr(host, name))
     yield pressure
-    yield _gauge("host_memory_free", "Share of the memory that is free", host.memory_free)
+    yield _gauge("host_memory_free_ratio", "Share of the memory that is free", host.memory_free)
     if host.disk_free_bytes is not None:
         yield _gauge("host_disk_free_bytes", "Of the run folder", host.disk_free_bytes)
 

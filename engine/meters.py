@@ -8,9 +8,22 @@ import asyncio
 import random
 import time
 from collections import Counter
+from typing import NamedTuple
 
 RECENT = 1000
 """Values kept between two looks of whoever steers."""
+PHASES = ("queue", "image", "start", "policy", "command", "wait", "verify", "store")
+"""Of an episode, in order. `queue` and `store` are outside the time it is live."""
+
+
+class Phase(NamedTuple):
+    """One phase of the episodes that are stored."""
+
+    p50_s: float
+    p99_s: float
+    episodes: int = 0
+    total_s: float = 0.0
+    """Of all of them."""
 
 
 class Reservoir:
@@ -21,9 +34,11 @@ class Reservoir:
         self._random = random.Random(seed)
         self._kept: list[float] = []
         self.seen = 0
+        self.total = 0.0
 
     def add(self, value: float) -> None:
         self.seen += 1
+        self.total += value
         if len(self._kept) < self._size:
             self._kept.append(value)
             return
@@ -82,10 +97,12 @@ class Meters:
         for phase, value in seconds.items():
             self.phase_s.setdefault(phase, Reservoir()).add(value)
 
-    def phases(self) -> dict[str, tuple[float, float]]:
-        """Median and p99 of each phase that was seen."""
+    def phases(self) -> dict[str, Phase]:
+        """Each phase that was seen."""
         return {
-            phase: (seen.percentile(0.5) or 0.0, seen.percentile(0.99) or 0.0)
+            phase: Phase(
+                seen.percentile(0.5) or 0.0, seen.percentile(0.99) or 0.0, seen.seen, seen.total
+            )
             for phase, seen in self.phase_s.items()
         }
 

@@ -15,7 +15,7 @@ from rich.table import Table
 from rich.text import Text
 
 from headrace.engine.resume import is_owed
-from headrace.types import Command, CommandResult, Episode, Turn, Verdict, VerdictFault
+from headrace.types import Command, CommandResult, Episode, Timing, Turn, Verdict, VerdictFault
 
 _CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069]")
 _MARKS = {"passed": "✓", "failed": "✗", "error": "!", "skipped": "-"}
@@ -127,16 +127,13 @@ def _episode(episode: Episode) -> Iterator[RenderableType]:
 
 
 def _facts(episode: Episode) -> Table:
-    timing = episode.timing
     facts = {
         "episode": f"{episode.id}, attempt {episode.sample}, try {episode.tries}",
         "task": f"{episode.task} ({episode.task_digest[:12]})",
         "policy": f"{episode.policy} ({episode.policy_version[:12]})",
         "provider": episode.provider,
         "stop": f"{episode.stop_reason.value} {episode.stop_detail}".strip(),
-        "seconds": f"queue {timing.queue_s:.1f}, prepare {timing.prepare_s:.1f}, act"
-        f" {timing.act_s:.1f} (policy {timing.policy_s:.1f}, commands {timing.command_s:.1f}),"
-        f" verify {timing.verify_s:.1f}",
+        "seconds": _seconds(episode.timing),
     }
     if episode.segments:
         total = sum(len(s.token_ids) // 4 for s in episode.segments)
@@ -147,6 +144,16 @@ def _facts(episode: Episode) -> Table:
     for name, value in facts.items():
         table.add_row(name, Text(visible(value)))
     return table
+
+
+def _seconds(timing: Timing) -> str:
+    """Every phase; what `prepare` and `act` took beyond theirs is in their sums."""
+    return (
+        f"queue {timing.queue_s:.2f}, "
+        f"prepare {timing.prepare_s:.2f} (image {timing.image_s:.2f}, start {timing.start_s:.2f}), "
+        f"act {timing.act_s:.2f} (policy {timing.policy_s:.2f}, commands {timing.command_s:.2f}), "
+        f"wait {timing.wait_s:.2f}, verify {timing.verify_s:.2f}"
+    )
 
 
 def _turn_title(episode: Episode, number: int, turn: Turn) -> str:

@@ -9,6 +9,7 @@ from pathlib import Path
 import msgspec
 
 from headrace.engine.admission import HostLoad
+from headrace.engine.meters import Phase
 from headrace.engine.run_folder import write_atomically
 from headrace.policies.base import ModelLoad
 from headrace.types import Record
@@ -82,8 +83,8 @@ class Status(Record, frozen=True, kw_only=True):
     model: ModelLoad | None = None
     host: HostLoad = HostLoad()
     slowest: tuple[Slow, ...] = ()
-    phases: dict[str, tuple[float, float]] = {}
-    """Median and p99 in seconds, by phase."""
+    phases: dict[str, Phase] = {}
+    """By name: see `Timing`, and `store_s`."""
     ended: bool = False
     """The last word of a process that ended in order."""
 

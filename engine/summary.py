@@ -31,11 +31,20 @@ class SandboxSummary(Record, frozen=True, kw_only=True):
     command_p50_s: float | None
 
 
+class PhaseSummary(Record, frozen=True, kw_only=True):
+    """One phase of the episodes that this session stored."""
+
+    p50_s: float
+    p99_s: float
+    total_s: float
+    """Of all of them."""
+
+
 class EngineSummary(Record, frozen=True, kw_only=True):
     loop_lag_p99_s: float | None
     """How late the event loop ran what was due."""
-    phases_s: dict[str, tuple[float, float]] = {}
-    """Median and p99 of an episode's phases, in seconds: see `Timing`; `store_s` until durable."""
+    phases: dict[str, PhaseSummary] = {}
+    """Where episodes spend their seconds: the parts of `Timing`, and `store` until durable."""
     cpu_s_per_turn: float | None
     """Processor seconds of the engine's process over the turns it ran."""
 
@@ -171,11 +180,18 @@ def summarise(
         ),
         engine=EngineSummary(
             loop_lag_p99_s=meters.loop_lag_s.percentile(0.99),
-            phases_s=meters.phases(),
+            phases=_phases(meters),
             cpu_s_per_turn=cpu_s / meters.turns if meters.turns else None,
         ),
         versions=versions(),
     )
+
+
+def _phases(meters: Meters) -> dict[str, PhaseSummary]:
+    return {
+        name.removesuffix("_s"): PhaseSummary(p50_s=p.p50_s, p99_s=p.p99_s, total_s=p.total_s)
+        for name, p in meters.phases().items()
+    }
 
 
 def read(run: Path) -> Summary | None:

@@ -104,6 +104,18 @@ def test_a_trajectory_reads_turn_by_turn() -> None:
     assert "reward 1" in lines
 
 
+def test_every_phase_of_an_episode_is_told() -> None:
+    timing = Timing(
+        queue_s=1.0, prepare_s=3.0, image_s=0.5, start_s=2.0, act_s=9.0, policy_s=6.0,
+        command_s=2.5, wait_s=0.25, verify_s=1.5,
+    )  # fmt: skip
+    told = " ".join(printed(render_episode(episode(timing=timing))).split())
+    assert (
+        "queue 1.00, prepare 3.00 (image 0.50, start 2.00), act 9.00 (policy 6.00, commands 2.50),"
+        " wait 0.25, verify 1.50"
+    ) in told
+
+
 def test_what_went_wrong_in_a_turn_is_told() -> None:
     broken = turn(
         CommandResult(exit_code=None, timed_out=True, shell_lost=True),

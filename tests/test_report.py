@@ -6,7 +6,7 @@ from typing import Any
 import msgspec
 
 from headrace.cli.report import summary_lines
-from headrace.engine.summary import EngineSummary, SandboxSummary, Summary
+from headrace.engine.summary import EngineSummary, PhaseSummary, SandboxSummary, Summary
 
 SANDBOX = SandboxSummary(
     provider="namespace", started=21, start_p50_s=0.0123, start_p99_s=0.25, command_p50_s=0.0009
@@ -34,6 +34,16 @@ def test_the_end_says_what_came_of_it_and_what_to_do_next() -> None:
         "1 episode owed: the same command again runs only those",
         "see: headrace show runs/one",
     ]
+
+
+def test_the_phases_of_an_episode_are_a_table() -> None:
+    phases = {
+        "verify": PhaseSummary(p50_s=1.4, p99_s=130.0, total_s=300.0),
+        "queue": PhaseSummary(p50_s=0.0, p99_s=7.03, total_s=9.0),
+        "act": PhaseSummary(p50_s=1.0, p99_s=2.0, total_s=9.0),
+    }
+    told = lines(engine=msgspec.structs.replace(SUMMARY.engine, phases=phases))
+    assert told[5:8] == ["episode  queue  verify", "p50      0      1.4 s", "p99      7 s    130 s"]
 
 
 def test_turns_of_episodes_that_were_cut_are_no_rate_beside_none() -> None:

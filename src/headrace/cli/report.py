@@ -4,12 +4,13 @@ Rule: pure; a line is left out when it would say nothing.
 """
 
 import shlex
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from headrace.cli.progress import count, duration, rate
+from headrace.engine.meters import PHASES
 from headrace.engine.readable import visible
-from headrace.engine.summary import Summary
+from headrace.engine.summary import PhaseSummary, Summary
 
 
 def summary_lines(summary: Summary, out: Path, *, rates: bool = True) -> list[str]:
@@ -39,6 +40,7 @@ def _lines(summary: Summary, out: Path, rates: bool) -> Iterator[str]:
         if sandbox.command_p50_s is not None:
             start += f"; command {_ms(sandbox.command_p50_s)} p50"
         yield f"{started}: start {start}"
+    yield from _phases(summary.engine.phases)
     if summary.retries:
         yield f"{summary.retries} further tries after infrastructure failures"
     if summary.owed:
@@ -57,6 +59,20 @@ def _rates(summary: Summary) -> Iterator[str]:
         yield f"{summary.sampled_tokens} sampled tokens ({per_s}/s)"
 
 
+def _phases(phases: Mapping[str, PhaseSummary]) -> Iterator[str]:
+    """A table of three lines: where an episode's time goes."""
+    shown = [(name, phases[name]) for name in PHASES if name in phases]
+    if not shown:
+        return
+    names = ["episode", *(name for name, _ in shown)]
+    medians = ["p50", *(_ms(phase.p50_s) for _, phase in shown)]
+    tails = ["p99", *(_ms(phase.p99_s) for _, phase in shown)]
+    widths = [max(map(len, column)) for column in zip(names, medians, tails, strict=True)]
+    for row in (names, medians, tails):
+        cells = (cell.ljust(width) for cell, width in zip(row, widths, strict=True))
+        yield "  ".join(cells).rstrip()
+
+
 def _names(refused: dict[str, str]) -> str:
     """A few of them; `summary.json` has all, with the reasons."""
     names = [visible(name) for name in refused]
@@ -73,4 +89,8 @@ def _by_k(pass_at_k: dict[str, float]) -> list[tuple[str, float]]:
 def _ms(seconds: float | None) -> str:
     if seconds is None:
         return "unknown"
+    if seconds >= 99.5:
+        return f"{seconds:.0f} s"
+    if seconds < 0.000_005:
+        return "0"
     return f"{seconds * 1000:.2g} ms" if seconds < 0.0995 else f"{seconds:.2g} s"

@@ -15,12 +15,12 @@ from rich.text import Text
 
 from headrace.cli.progress import count, duration, rate
 from headrace.engine import status
+from headrace.engine.meters import PHASES
 from headrace.engine.readable import visible
 from headrace.engine.status import STALE_S, Status
 
 EVERY_S = 1.0
 STAGES = ("queued", "prepare", "act", "waiting", "verify", "store")
-PHASES = ("queue", "image", "start", "policy", "command", "wait", "verify", "store")
 SLOWEST = 10
 
 
