@@ -24,7 +24,7 @@ import msgspec
 from headrace.engine.reader import latest_episodes
 from headrace.engine.shards import Damage
 from headrace.errors import StoreError, boundary
-from headrace.types import Episode
+from headrace.types import Command, Episode
 
 RUN = 1
 """The only process of the trace."""
@@ -70,7 +70,7 @@ def write_trace(episodes: Episodes, out: Path) -> int:
 
 def events_of(episode: Episode, row: int, first: int) -> Iterator[dict[str, Any]]:
     """The slices of one episode; `first` is what is 0 in the trace, in Unix microseconds."""
-    timing, verdict = episode.timing, episode.verdict
+    verdict = episode.verdict
     at = _began(episode) - first
     told = {
         "id": episode.id,
@@ -78,26 +78,31 @@ def events_of(episode: Episode, row: int, first: int) -> Iterator[dict[str, Any]
         "reward": verdict.reward,
         "stop": episode.stop_reason.value,
         "tries": episode.tries,
-        "queue_s": timing.queue_s,
+        "queue_s": episode.timing.queue_s,
         "tokens": episode.sampled_tokens,
     }
     whole = _Line(row, at, at + _length(episode))
     yield whole.slice(episode.task, _length_s(episode), told)
-    prepare = _Line(row, at, whole.until, timing.prepare_s)
-    if timing.image_s > 0:
-        yield prepare.slice("image", timing.image_s)
-    if timing.start_s > 0:
-        yield prepare.slice("start", timing.start_s)
-    act = _Line(row, prepare.until, whole.until, timing.act_s)
+    yield from filter(_has_length, _parts(episode, row, at, whole.until))
+
+
+def _parts(episode: Episode, row: int, at: int, until: int) -> Iterator[dict[str, Any]]:
+    timing = episode.timing
+    prepare = _Line(row, at, until, timing.prepare_s)
+    yield prepare.slice("image", timing.image_s)
+    yield prepare.slice("start", timing.start_s)
+    act = _Line(row, prepare.until, until, timing.act_s)
     for number, turn in enumerate(episode.turns, 1):
         yield act.slice("policy", turn.policy_s, {"turn": number})
-        if turn.command_s > 0:
-            yield act.slice("command", turn.command_s, _commands(turn.commands))
-    rest = _Line(row, act.until, whole.until)
-    if timing.wait_s > 0:
-        yield rest.slice("wait", timing.wait_s)
-    if timing.verify_s > 0:
-        yield rest.slice("verify", timing.verify_s)
+        yield act.slice("command", turn.command_s, {"turn": number, **_commands(turn.commands)})
+    rest = _Line(row, act.until, until)
+    yield rest.slice("wait", timing.wait_s)
+    yield rest.slice("verify", timing.verify_s)
+
+
+def _has_length(event: Mapping[str, Any]) -> bool:
+    """One without is nothing to see, and some viewers never close it."""
+    return bool(event["dur"])
 
 
 class _Line:
@@ -127,7 +132,7 @@ class _Line:
         return event | ({"args": dict(told)} if told else {})
 
 
-def _commands(commands: Iterable[Any]) -> dict[str, str]:
+def _commands(commands: Iterable[Command]) -> dict[str, str]:
     return {"commands": "\n".join(command.text for command in commands)[:500]}
 
 
