@@ -82,10 +82,11 @@ def _problems(error: ErrorDetails, data: Mapping[str, Any]) -> Iterator[Problem]
         depth = path.count(".") + 1
         if [".".join(map(str, loc[:depth])), *loc[depth : depth + 1]] in [[path, t] for t in tags]:
             del loc[depth]
-    kind = error["type"]
-    if kind not in ("extra_forbidden", "missing") and _is_kind(loc, data):
-        del loc[-1]
-        kind = "none of several kinds"  # one error for each, which say the same
+    kind, value = error["type"], error["input"]
+    if kind not in ("extra_forbidden", "missing") and (first := _kind_at(loc, data)):
+        del loc[first:]
+        # one error for each, which then say the same
+        kind, value = "none of several kinds", at(data, [str(part) for part in loc])
     keys = tuple(str(part) for part in loc if isinstance(part, str))
     index = "".join(f"[{part}]" for part in loc if isinstance(part, int))
     path = ".".join(keys)
@@ -97,16 +98,19 @@ def _problems(error: ErrorDetails, data: Mapping[str, Any]) -> Iterator[Problem]
             words = f"; expected {field.words}: {field.text}" if field else ""
             yield Problem(keys=keys, message=f"{path}: missing{words}")
         case "union_tag_invalid":
-            yield from _wrong_type_of_table(path, error["input"], data)
+            yield from _wrong_type_of_table(path, value, data)
         case _:
-            message = _expected(path, index, kind, error["input"], data)
+            message = _expected(path, index, kind, value, data)
             yield Problem(keys=keys, message=message)
 
 
-def _is_kind(loc: Sequence[int | str], data: Mapping[str, Any]) -> bool:
-    """Whether an error's place ends in the kind of value that was tried, below a key."""
-    field = _field(".".join(map(str, loc[:-1])), data)
-    return isinstance(loc[-1], str) and field is not None and not field.is_table
+def _kind_at(loc: Sequence[int | str], data: Mapping[str, Any]) -> int:
+    """Where an error's place names the kind of value that was tried for a key; 0: nowhere."""
+    for first in range(1, len(loc)):
+        field = _field(".".join(map(str, loc[:first])), data)
+        if isinstance(loc[first], str) and field is not None and not field.is_table:
+            return first
+    return 0
 
 
 def _wrong_type_of_table(

@@ -73,18 +73,22 @@ class SamplingConfig(Section):
 
 
 class ServerConfig(Section):
-    """The local vLLM server."""
+    """The local vLLM servers."""
 
+    replicas: PositiveInt = 1
+    """Equal servers on this machine, each with its own GPUs or its own cores. A session stays with
+    the one that has its prefix; one that dies is started again while the others go on."""
     host: str = "127.0.0.1"
-    """The address it listens on."""
+    """The address they listen on."""
     port: Port = 0
-    """0: a free one. A port that is taken is refused, with what holds it."""
+    """0: a free one. A port that is taken is refused, with what holds it. Replicas take the next
+    ones."""
     device: Literal["auto", "cuda", "cpu"] = "auto"
     """`auto` takes a GPU if there is one, else the CPU."""
     start_timeout_s: Seconds = 600.0
     """How long it may take until it answers, loading the weights included."""
     restarts: Annotated[int, Field(ge=0)] = 2
-    """How often a server that died is started again within one run."""
+    """How often each server that died is started again within one run."""
     max_model_len: PositiveInt | None = None
     """Context length; None: the model's own."""
     max_num_seqs: PositiveInt = 256
@@ -100,14 +104,15 @@ class ServerConfig(Section):
 
 
 class VllmConfig(Section):
-    """A model behind a vLLM server: one we start, or one that already runs."""
+    """A model behind vLLM servers: those we start, or those that already run."""
 
     type: Literal["vllm"] = "vllm"
     """Which policy."""
     model: str = "smollm2-135m"
     """A folder with weights and tokenizer, or `smollm2-135m`, the small model of extra `cpu`."""
-    base_url: str | None = None
-    """An existing server, such as `http://127.0.0.1:8000`; None: start one."""
+    base_url: str | Annotated[tuple[str, ...], Field(min_length=1)] | None = None
+    """An existing server, such as `http://127.0.0.1:8000`, or a list of equal ones; None: start
+    one."""
     served_model_name: str | None = None
     """The name under which an existing server has the model; None: what it lists first."""
     protocol: Literal["terminus-json", "shell-block"] = "terminus-json"

@@ -44,6 +44,7 @@ MAY_DIFFER: Final = {
     "policy.server.port": "where the model answers",
     "policy.server.start_timeout_s": "how long to wait for it",
     "policy.server.restarts": "how often to start it again",
+    "policy.server.replicas": "how many at once",
     "policy.server.max_num_seqs": "how many at once",
     "policy.server.kv_cache_gib": "how many at once",
     "policy.server.gpu_memory_utilization": "how many at once",

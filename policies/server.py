@@ -32,6 +32,7 @@ from headrace.policies.server_command import (
     vllm_build,
 )
 from headrace.policies.server_keeper import shared_memory
+from headrace.policies.server_share import Share, share_of
 from headrace.policies.weights import OnProgress, silent
 
 _POLL_S = 0.2
@@ -64,18 +65,24 @@ class VllmServer:
         served_name: str,
         log_path: Path,
         *,
+        replica: int = 0,
         on_progress: OnProgress = silent,
     ) -> None:
         self._config = config
+        self._replica = replica
+        self._name = "vLLM" if config.replicas == 1 else f"vLLM replica {replica}"
         self._model_dir = model_dir
         self._served_name = served_name
         self._log_path = log_path
         self._on_progress = on_progress
         self._stack = AsyncExitStack()
-        self._up = asyncio.Event()
-        self._over = asyncio.Event()
+        self.came_up = asyncio.Event()
+        """Set while it answers, as far as is known."""
+        self.over = asyncio.Event()
+        """Set once it will not be up again."""
         self._gone: ServerGone | ConfigError | None = None
         self._log_start = 0
+        self._share = Share()
         self.device = ""
         """`cuda` or `cpu`, once entered."""
         self.base_url = ""
@@ -85,37 +92,47 @@ class VllmServer:
         """How often it was started again."""
 
     async def __aenter__(self) -> Self:
-        self.device = choose_device(self._config.device, build=vllm_build(), gpu=has_gpu())
         try:
-            await self._stack.enter_async_context(background(self._supervise()))
+            await self.launch()
             await self.ready()
         except BaseException:
             await self._stack.aclose()
             raise
         return self
 
+    async def launch(self) -> None:
+        """Begin to start it and return; leaving the block is due with it, `ready` says when."""
+        self.device = choose_device(self._config.device, build=vllm_build(), gpu=has_gpu())
+        self._share = await in_thread(share_of, self._config, self.device, self._replica)
+        await self._stack.enter_async_context(background(self._supervise()))
+
     async def __aexit__(self, *exc: object) -> None:
         await self._stack.aclose()
 
     async def ready(self) -> str:
         """The base URL, once the server is up. `ServerLost` when it will not be up again."""
-        while not self._up.is_set():
-            if self._over.is_set():
+        while not self.came_up.is_set():
+            if self.over.is_set():
                 if isinstance(self._gone, ConfigError):
                     raise self._gone
                 raise ServerLost(str(self._gone or "vLLM was stopped with its run"))
-            await first_of(self._up, self._over)
+            await first_of(self.came_up, self.over)
         return self.base_url
+
+    @property
+    def shares_gpu(self) -> bool:
+        """Whether another replica is on the same GPU."""
+        return self._share.shared
 
     @property
     def up(self) -> bool:
         """Whether it answers, as far as is known."""
-        return self._up.is_set()
+        return self.came_up.is_set()
 
     @property
     def down(self) -> str | None:
         """How its last life ended, with the end of its log; None while it is up or starts."""
-        return None if self._gone is None or self._up.is_set() else str(self._gone)
+        return None if self._gone is None or self.came_up.is_set() else str(self._gone)
 
     # --- supervision ---
 
@@ -126,7 +143,7 @@ class VllmServer:
         except ConfigError as e:
             self._gone = e
         finally:
-            self._over.set()
+            self.over.set()
 
     async def _run_once(self) -> bool:
         """One life of the server; True when it never came up."""
@@ -137,20 +154,21 @@ class VllmServer:
                 self._gone = None
                 await self._until_healthy(ended)
                 was_up = True
-                self._up.set()
+                self.came_up.set()
                 await asyncio.wait([ended])
-                self._up.clear()  # at once: what is left of the server takes a while to end
+                self.came_up.clear()  # at once: what is left of the server takes a while to end
                 self._gone = await self._died(ended, "ended in mid-run")
         except ServerGone as e:
             self._gone = e
         finally:
-            self._up.clear()
+            self.came_up.clear()
             self.pid = None
             await run_shielded(_stop(process, self._scratch))
         return not was_up
 
     async def _spawn(self) -> asyncio.subprocess.Process:
-        port = await in_thread(choose_port, self._config.host, self._config.port)
+        wanted = self._config.port and self._config.port + self._replica
+        port = await in_thread(choose_port, self._config.host, wanted)
         host = f"[{self._config.host}]" if ":" in self._config.host else self._config.host
         self.base_url = f"http://{host}:{port}"
         scratch = Path(await in_thread(lambda: tempfile.mkdtemp(prefix="headrace-vllm-")))
@@ -171,7 +189,10 @@ class VllmServer:
                 stderr=log,
                 start_new_session=True,
                 env=server_environment(
-                    self._config, device=self.device, scratch=scratch, inherited=os.environ
+                    self._config,
+                    device=self.device,
+                    scratch=scratch,
+                    inherited={**os.environ, **self._share.environment},
                 ),
             )
         finally:
@@ -200,14 +221,14 @@ class VllmServer:
                     what, fraction = await in_thread(self._phase)
                     if what != told:
                         told = what
-                        self._on_progress(f"vLLM: {what}", fraction)
+                        self._on_progress(f"{self._name}: {what}", fraction)
                     await asyncio.sleep(_POLL_S)
         except TimeoutError:
             raise ServerGone(
-                f"vLLM: expected a healthy server within {start_s:.0f} s, found it still "
+                f"{self._name}: expected a healthy server within {start_s:.0f} s, found it still "
                 f"{told}. Raise policy.server.start_timeout_s. {await in_thread(self._log_end)}"
             ) from None
-        self._on_progress("vLLM: up", 1.0)
+        self._on_progress(f"{self._name}: up", 1.0)
 
     async def _died(self, ended: "asyncio.Task[int | None]", when: str) -> ServerGone:
         code = ended.result()
@@ -216,7 +237,7 @@ class VllmServer:
             how = "its keeper was killed"
         elif code < 0:
             how = f"signal {-code}"
-        return ServerGone(f"vLLM {when} ({how}). {await in_thread(self._log_end)}")
+        return ServerGone(f"{self._name} {when} ({how}). {await in_thread(self._log_end)}")
 
     # --- the log ---
 

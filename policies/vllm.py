@@ -1,29 +1,30 @@
 """The policy that asks a model: conversation in, action out, every token kept.
 
 Rule: what the server sampled goes back to it as it came, so the stream of a session is exactly
-what the model saw. A session holds the conversation; the policy holds the server, the connection
-and the tokenizer that all sessions share. How text becomes commands is the agent protocol's work;
+what the model saw. A session holds the conversation; the policy holds the servers and the
+tokenizer that all sessions share. How text becomes commands is the agent protocol's work;
 when the episode ends is the engine's, but for a full context and a spent token budget.
 """
 
 import hashlib
 import time
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Self
 
 from headrace.aio import in_thread
 from headrace.configs.models import VllmConfig
-from headrace.errors import ConfigError, PolicyError, ServerGone, ServerLost
+from headrace.errors import ConfigError, PolicyError
 from headrace.policies.base import Budget, ModelLoad, Session, Stop
-from headrace.policies.client import Completion, CompletionClient, Model, Request
+from headrace.policies.client import Completion, Model, Request
 from headrace.policies.protocols.base import AgentProtocol, Parsed
 from headrace.policies.protocols.confirm import session_protocol
 from headrace.policies.protocols.instruction import instruction_of
 from headrace.policies.protocols.registry import protocol
 from headrace.policies.rendering import Chat
 from headrace.policies.server import VllmServer
+from headrace.policies.servers import Servers
 from headrace.policies.version import version_of
 from headrace.policies.weights import (
     SMALL_MODEL,
@@ -45,7 +46,7 @@ _LONG_TEXT_CHARS = 2000
 
 
 class VllmPolicy:
-    """Sessions with one model, behind a server we start or one that runs at `base_url`."""
+    """Sessions with one model, behind servers we start or that run at `base_url`."""
 
     name = "vllm"
 
@@ -69,7 +70,6 @@ class VllmPolicy:
             check_model(model_folder(config.model), weights=self._needs_weights)
         self.version = self._version()
         self._stack = AsyncExitStack()
-        self._server: VllmServer | None = None
 
     def _version(self) -> str:
         config = self._config
@@ -89,13 +89,10 @@ class VllmPolicy:
         try:
             folder = await ready_model(config.model, self._on_progress, weights=self._needs_weights)
             self._chat = await in_thread(Chat, folder)
-            base_url = config.base_url or await self._start_server(folder)
-            self._client = await self._stack.enter_async_context(
-                CompletionClient(
-                    base_url, timeout_s=config.request_timeout_s, retries=config.retries
-                )
+            self._servers = await self._stack.enter_async_context(
+                Servers(config, folder, self._log_path, on_progress=self._on_progress)
             )
-            self._model = _choose_model(await self._client.models(), config.served_model_name)
+            self._model = _choose_model(await self._servers.models(), config.served_model_name)
             self._context_len = _context_len(self._model, config)
         except BaseException:
             await self._stack.aclose()
@@ -105,22 +102,15 @@ class VllmPolicy:
     async def __aexit__(self, *exc: object) -> None:
         await self._stack.aclose()
 
-    async def _start_server(self, folder: Path) -> str:
-        config = self._config
-        server = VllmServer(
-            config.server,
-            folder,
-            config.served_model_name or folder.name,
-            self._log_path,
-            on_progress=self._on_progress,
-        )
-        self._server = await self._stack.enter_async_context(server)
-        return self._server.base_url
+    @property
+    def servers(self) -> Servers:
+        """The servers behind it, for those who watch them."""
+        return self._servers
 
     @property
     def server(self) -> VllmServer | None:
-        """The server we started, for those who watch it."""
-        return self._server
+        """The first server we started; None: none is ours."""
+        return next(iter(self._servers.started), None)
 
     def session(self, task: Task, sample: int) -> AbstractAsyncContextManager[Session]:
         """A conversation about `task`; attempts differ by their seed and repeat with it."""
@@ -128,20 +118,17 @@ class VllmPolicy:
 
     @asynccontextmanager
     async def _session(self, task: Task, sample: int) -> AsyncIterator[Session]:
-        if self._server is not None:
-            await self._server.ready()  # here, for a restart is not the agent's time
+        await self._servers.ready()  # here, for a restart is not the agent's time
         agent = session_protocol(self._protocol, confirm=self._config.confirm)
-        yield _Conversation(self, agent, self._chat, task, sample)
+        conversation = _Conversation(self, agent, self._chat, task, sample)
+        try:
+            yield conversation
+        finally:
+            self._servers.forget(conversation.id)
 
     async def load(self) -> ModelLoad | None:
         """See `Policy.load`."""
-        if self._server is not None and not self._server.up:
-            return None
-        try:
-            found = await self._client.metrics()
-        except PolicyError:
-            return None
-        return load_of(found)
+        return await self._servers.load()
 
     def request(self, prompt: Sequence[int], max_tokens: int, seed: int) -> Request:
         """What is sent for one sample."""
@@ -169,20 +156,8 @@ class VllmPolicy:
         return None if grammar is None else {"grammar": grammar}
 
     async def sample(self, request: Request, session_id: str) -> Completion:
-        """One call. `ServerGone` if the server is not up or dies under it."""
-        if self._server is not None:
-            if not self._server.up:
-                raise ServerGone(self._server.down or "vLLM is being started again")
-            self._client.base_url = self._server.base_url
-        try:
-            return await self._client.complete(request, session_id=session_id)
-        except ServerGone as e:
-            if self._server is not None and self._server.down:
-                raise ServerGone(self._server.down) from e
-            if self._server is None and not await self._client.healthy():
-                hint = "Start it again and give the same command: it goes on from here"
-                raise ServerLost(f"{e}. {hint}") from e
-            raise
+        """One call. `ServerGone` if no server is up or all die under it."""
+        return await self._servers.complete(request, session_id)
 
     def room(self, prompt: int, budget: Budget) -> int:
         """Tokens that may be sampled after `prompt` tokens. Raises `Stop` when too few."""
@@ -216,7 +191,7 @@ class _Conversation:
         self._chat = chat
         self._task = task
         self._sample = sample
-        self._id = hashlib.sha256(
+        self.id = hashlib.sha256(
             f"{policy.version}\0{task.digest}\0{sample}\0{time.time_ns()}".encode()
         ).hexdigest()[:32]
         self._stream: list[int] = []
@@ -236,7 +211,7 @@ class _Conversation:
             self._policy.room(len(prompt), budget),
             self._policy.seed(self._task, self._sample, self._turn),
         )
-        found = await self._policy.sample(request, self._id)
+        found = await self._policy.sample(request, self.id)
         if not found.token_ids or found.finish_reason not in ("stop", "length"):
             raise PolicyError(
                 f"expected a sample, found {len(found.token_ids)} tokens that ended with "
@@ -282,22 +257,6 @@ async def _off_loop(
     if len(text) > _LONG_TEXT_CHARS:
         return await in_thread(call, *arguments)
     return call(*arguments)
-
-
-def load_of(metrics: Mapping[str, float]) -> ModelLoad:
-    """A vLLM server's metrics, by name and summed over labels, as its load."""
-
-    def value(name: str) -> float:
-        return metrics.get(f"vllm:{name}", metrics.get(f"vllm:{name}_total", 0.0))
-
-    return ModelLoad(
-        kv_use=min(1.0, value("kv_cache_usage_perc")),
-        running=int(value("num_requests_running")),
-        waiting=int(value("num_requests_waiting")),
-        preemptions=value("num_preemptions"),
-        prefix_queries=value("prefix_cache_queries"),
-        prefix_hits=value("prefix_cache_hits"),
-    )
 
 
 def _choose_model(served: Sequence[Model], name: str | None) -> Model:

@@ -401,3 +401,13 @@ def test_a_key_of_several_kinds_is_one_problem(value: str, found: str) -> None:
     expected = f'engine.live: expected a whole number above 0 or "auto", found {found}'
     assert str(refused.value).endswith(expected)
     assert "\n" not in str(refused.value)
+
+
+def test_addresses_of_servers_are_one_or_a_list() -> None:
+    assert load(None, ["policy.base_url=http://a:1"]).policy.base_url == "http://a:1"  # type: ignore[union-attr]
+    two = load(None, ['policy.base_url=["http://a:1", "http://b:1"]']).policy
+    assert two.base_url == ("http://a:1", "http://b:1")  # type: ignore[union-attr]
+    for value in ("[]", '["http://a:1", 3]', "3"):
+        with pytest.raises(ConfigError, match="expected a string or a list of strings") as refused:
+            load(None, [f"policy.base_url={value}"])
+        assert "\n" not in str(refused.value)
