@@ -348,9 +348,9 @@ class Control:
             self._session_frame(index, fields)
         elif fields[1:2] == [b"begin"]:
             stream.take(self._keep_now)
-            if index == 0 and are_numbers(fields, 3):
+            if index == 0 and are_numbers(fields, 2):
                 self._has_begun = True
-                self._begun.last_pid = int(fields[3] or 0)
+                self._begun.last_pid = int(fields[2] or 0)
         elif fields[1:2] != [b"end"] or are_numbers(fields, 2):
             self._outputs[index] = stream.take(_KEEP_IDLE)
             self._fields = fields
@@ -379,22 +379,26 @@ class Control:
         self._write(f"\ngo {self._key}{self._restarted()}\n".encode())
 
 
-def _script(command: str, workdir: str | None, env: Mapping[str, str]) -> str:
-    if "\0" in command:
-        raise ContractError("a command cannot contain a NUL byte")
+def settings(workdir: str | None, env: Mapping[str, str]) -> str:
+    """The lines of a script that put what follows into `workdir`, with `env`."""
     lines = []
     for name, value in env.items():
         if not name.isidentifier() or not name.isascii() or "\0" in value:
             raise ContractError(f"not an environment variable: {name}")
-        lines.append(f"export {name}={shlex.quote(value)}")
+        lines.append(f"export {name}={shlex.quote(value)}\n")
     if workdir is not None:
         where = shlex.quote(workdir)
-        lines.append(
-            f'cd -- {where} 2>/dev/null || {{ echo "headrace: no folder" {where} >&2; exit 126; }}'
-        )
+        failed = f'{{ echo "headrace: no folder" {where} >&2; exit 126; }}'
+        lines.append(f"cd -- {where} 2>/dev/null || {failed}\n")
+    return "".join(lines)
+
+
+def _script(command: str, workdir: str | None, env: Mapping[str, str]) -> str:
+    if "\0" in command:
+        raise ContractError("a command cannot contain a NUL byte")
     # A last line of ours keeps the shell in front of the command: without it, `setsid x` would be
     # the leader of its session already, fork, and be waited for by nobody.
-    script = "\n".join([*lines, command, "exit $?"]) + "\n"
+    script = f"{settings(workdir, env)}{command}\nexit $?\n"
     if len(encode(script)) > MAX_SCRIPT_BYTES:
         raise ContractError(
             f"a command of at most {MAX_SCRIPT_BYTES} bytes was expected; write it to a file first"

@@ -227,10 +227,12 @@ hr_nl='
 hr_setsid=; command -v setsid >/dev/null && hr_setsid=setsid
 hr_bash=sh; command -v bash >/dev/null && hr_bash=bash
 hr_body() { # TOKEN SHELL USER
-  read -r hr_p hr_x </proc/self/stat
-  printf '\036hr%s begin %s %s\036' "$1" "$hr_p" "$hr_last" >&8
+  printf '\036hr%s begin %s\036' "$1" "$hr_last" >&8
   printf '\036hr%s begin\036' "$1" >&9
   hr_as "$3" $hr_setsid "$2" -c "$hr_text" >&8 2>&9 8>&- 9>&-
+}
+hr_rest() { # what a command left unread would be taken for requests
+  if IFS= read -r hr_l || [ -n "$hr_l" ]; then cat >/dev/null; fi
 }
 hr_room() { # NEED: whether that many processes can start, where a container can tell
   for hr_d in /sys/fs/cgroup/pids /sys/fs/cgroup; do
@@ -250,7 +252,7 @@ hr_exec() { # TOKEN STDIN_BYTES LINES SHELL USER, then LINES lines of script, th
   read -r hr_last </proc/loadavg; hr_last=${hr_last##* }
   hr_with=$4; [ "$hr_with" != bash ] || hr_with=$hr_bash
   if [ "$2" -gt 0 ]; then
-    head -c "$2" | { (hr_body "$1" "$hr_with" "$5"); hr_x=$?; cat >/dev/null; exit "$hr_x"; }
+    head -c "$2" | { (hr_body "$1" "$hr_with" "$5"); hr_x=$?; hr_rest; exit "$hr_x"; }
   else
     (hr_body "$1" "$hr_with" "$5") </dev/null
   fi

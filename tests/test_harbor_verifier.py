@@ -2,6 +2,7 @@
 
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Any, cast
 
 import msgspec
 import pytest
@@ -11,6 +12,7 @@ from headrace.sandbox.base import Sandbox, SandboxSpec
 from headrace.sandbox.providers import choose
 from headrace.types import (
     AgentRecipe,
+    CommandResult,
     EnvironmentRecipe,
     Task,
     Verdict,
@@ -394,3 +396,69 @@ async def test_the_tests_are_in_the_sandbox_only_from_verification_on(
     await graded(sandbox, tmp_path, bash("true"))
     after = await sandbox.exec(look, timeout_s=10)
     assert (before.stdout, after.stdout) == (b"absent\n", b"there\n")
+
+
+# --- how many requests it takes -------------------------------------------------------------
+
+
+class Counting:
+    """A real sandbox, and how many commands it was asked to run."""
+
+    def __init__(self, sandbox: Sandbox) -> None:
+        self._sandbox = sandbox
+        self.asked = 0
+
+    async def exec(self, command: str, **settings: Any) -> CommandResult:
+        self.asked += 1
+        return await self._sandbox.exec(command, **settings)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._sandbox, name)
+
+
+@pytest.mark.parametrize(
+    ("made", "asked"), [({}, 1), ({"user": "root"}, 1), ({"user": "nobody"}, 2)], ids=str
+)
+async def test_a_verdict_of_roots_tests_takes_one_request(
+    sandbox: Sandbox, tmp_path: Path, made: dict[str, str], asked: int
+) -> None:
+    counting = Counting(sandbox)
+    script = bash(f"echo 0.5 > {REWARD}.txt; echo said")
+    verdict = await graded(cast(Sandbox, counting), tmp_path, script, **made)
+    assert (verdict.reward, verdict.log_tail, counting.asked) == (0.5, "said\n", asked)
+
+
+async def test_tests_that_are_not_brought_in_the_tests_time_have_a_time_of_their_own(
+    sandbox: Sandbox, tmp_path: Path
+) -> None:
+    slow = '#!/bin/sh\nsleep 1.5\nexec /usr/bin/mkdir.real "$@"\n'
+    await sandbox.exec("mv /usr/bin/mkdir /usr/bin/mkdir.real", timeout_s=10)
+    await sandbox.write("/usr/bin/mkdir", slow.encode(), mode=0o755)
+    verdict = await graded(sandbox, tmp_path, bash(f"echo 0.5 > {REWARD}.txt"), timeout_s=1.0)
+    assert verdict.reward == 0.5
+
+
+@pytest.mark.parametrize(
+    ("said", "log"),
+    [
+        ("", ""),
+        (r"printf 'caf\351'", "caf\ufffd"),
+        (r"printf 'a\0b'", "a\0b"),
+        (r"printf '\n--\ntext /logs/verifier/reward.txt\n1'", None),
+        ("head -c 300 /dev/zero | tr '\\0' x", "x" * 300),
+    ],
+)
+async def test_a_log_is_kept_as_it_is_whatever_is_in_it(
+    sandbox: Sandbox, tmp_path: Path, said: str, log: str | None
+) -> None:
+    verdict = await graded(sandbox, tmp_path, bash(f"{said}\necho 0.5 > {REWARD}.txt"))
+    forged = "\n--\ntext /logs/verifier/reward.txt\n1"
+    assert (verdict.reward, verdict.log_tail) == (0.5, forged if log is None else log)
+
+
+@pytest.mark.parametrize("content", [r"1\0", r"\0001", "1\\nheadrace-ran\\n--\\n"])
+async def test_a_reward_is_read_to_its_last_byte(
+    sandbox: Sandbox, tmp_path: Path, content: str
+) -> None:
+    verdict = await graded(sandbox, tmp_path, bash(f"printf '{content}' > {REWARD}.txt"))
+    assert verdict.reason is not None and verdict.reason.startswith("reward_unparsable")

@@ -26,7 +26,26 @@ from headrace.aio import in_thread
 from headrace.errors import SandboxError
 from headrace.sandbox.archive import TRANSFER_TIMEOUT_S, pack, unpack
 from headrace.sandbox.base import IMAGE_USER, Sandbox
-from headrace.types import Record, Task, TestOutcome, Verdict, VerdictFault
+from headrace.sandbox.control import settings
+from headrace.types import CommandResult, Record, Task, TestOutcome, Verdict, VerdictFault
+from headrace.verifiers.harbor_scripts import (
+    BRING,
+    BROUGHT,
+    HAS,
+    INSPECT,
+    JSON,
+    LOG,
+    LOG_BYTES,
+    LOG_FOLLOWS,
+    NOT_ROOT,
+    RAN,
+    REPORTS,
+    RUN,
+    SETTLE,
+    TXT,
+    WINDOWS,
+    together,
+)
 from headrace.verifiers.outcomes import from_ctrf, from_pytest
 from headrace.verifiers.reward import (
     MAX_BYTES,
@@ -38,94 +57,16 @@ from headrace.verifiers.reward import (
 
 STEP_TIMEOUT_S = 60.0
 """For each of our own small steps; the tests have the task's time."""
-LOG_BYTES = 1 << 20
-"""Of the end of the verifier's output: read for outcomes."""
 TAIL_CHARS = 4000
-LOG_BLOCKS = 16384
-"""Of at most 4096 bytes each, from the start of the output; then `LOG_BYTES` of its end."""
-LINGER_S = 1
 NOT_STARTED = 126
-SMALL_KB = 128
-"""Files below it come with the inspection; a larger one is read by itself."""
 MAX_REPORT_BYTES = 8 << 20
 LONG = 1 << 16
+TOGETHER_BYTES = 1 << 20
+"""Of tests that are brought within the tests' own time; larger ones have a time of their own."""
+TOGETHER_SCRIPT_BYTES = 90_000
 
-_LOG = "/logs/verifier/test-stdout.txt"
-_JSON, _TXT = "/logs/verifier/reward.json", "/logs/verifier/reward.txt"
-_REPORTS = (
-    "/logs/verifier/ctrf.json",
-    "/logs/verifier/ctrf-report.json",
-    "/tests/ctrf.json",
-    "/tests/ctrf-report.json",
-)
-_BROUGHT = "headrace-brought"
-_WINDOWS = "headrace-windows"
-_RAN = b"headrace-ran\n"
 _WINDOWS_NOTE = "headrace: test.sh has Windows line ends; it was run without them\n"
-
-_PREPARE = f"""\
-cd / && umask 000
-v=/logs/verifier
-if [ -d $v ] && [ ! -L $v ]; then chmod 777 /logs $v
-elif [ -e $v ] || [ -L $v ]; then rm -rf $v; fi
-for f in @WIPE@ {_JSON} {_TXT} {_LOG} {" ".join(_REPORTS)}; do
-  if [ -e $f ] || [ -L $f ]; then rm -rf $f; fi
-done
-mkdir -p /logs/verifier /tests && umask 022 && command -v tar > /dev/null && @TAKE@
-[ -x /tests/test.sh ] || chmod +x /tests/test.sh || exit
-IFS= read -r l < /tests/test.sh
-case $l in *"\r")
-  sed -i "s/\r\\$//" /tests/test.sh && echo {_WINDOWS};;
-esac
-echo {_BROUGHT}
-"""
-"""Reads the tests as a tar archive from stdin. Each process it does without is time saved."""
-_BRING = _PREPARE.replace("@WIPE@", "/tests").replace("@TAKE@", "tar -x -o -f - -C /tests || exit")
-_HAS = _PREPARE.replace("@WIPE@ ", "").replace("@TAKE@", "true")
-"""Where the verifier's own image holds the tests."""
-
-_START = """\
-IFS= read -r l < /tests/test.sh
-case $l in
-  "#!"*|?ELF*) ;;
-  *) set -- "$(command -v bash || echo sh)" ;;
-esac
-"""
-"""By itself, or by a shell when it does not say which one."""
-_RUN = f"""\
-{_START}
-case ${{BASH_VERSION:-}} in
-''|[123].*|4.[0-3].*) ("$@" /tests/test.sh) > {_LOG} 2>&1 ;;
-*) eval 'exec 5< <( "$@" /tests/test.sh 2>&1 )
-  t=$!
-  exec 4< <( {{ dd bs=4096 count={LOG_BLOCKS} 2> /dev/null; tail -c {LOG_BYTES}; }} <&5 > {_LOG} )
-  exec 5<&-
-  wait "$t"
-  read -t {LINGER_S} -u 4' ;;
-esac
-"""
-"""The log's writer ends with the tests, or later where something of theirs goes on and may print;
-nobody waits for that longer than a moment."""
-_INSPECT = f"""\
-set --
-for f in {_JSON} {_TXT} {" ".join(_REPORTS)} {_LOG}; do
-  if [ -f $f ]; then
-    echo file $f
-    [ -L $f ] || set -- "$@" $f
-  elif [ -e $f ] || [ -L $f ]; then echo other $f; fi
-done
-echo --
-small=
-[ $# -eq 0 ] || small=$(find "$@" -size -{SMALL_KB}k)
-[ -z "$small" ] || tar -c -f - $small 2> /dev/null
-case $small in *{_LOG}*) ;; *) [ ! -f {_LOG} ] || tail -c {LOG_BYTES} {_LOG} >&2 ;; esac
-"""
-"""Prints what is there, then the small files as a tar archive; a long log's end goes to stderr."""
-_SETTLE = f"""\
-n=0
-while [ -f {_LOG} ] && [ ! -s {_LOG} ] && [ $n -lt 10 ]; do sleep 0.1; n=$((n + 1)); done
-"""
-"""Where the tests' own shell was killed, the log's writer may be a moment behind."""
+_ROOTS = (None, "root", "0")
 
 
 class _Left(Record, frozen=True, kw_only=True):
@@ -141,21 +82,25 @@ class _Left(Record, frozen=True, kw_only=True):
 class HarborVerifier:
     """Grades a sandbox by the task's own `tests/test.sh`."""
 
+    def __init__(self) -> None:
+        self._not_root: set[str] = set()
+        """Digests of tasks whose tests turned out to run as another user than root."""
+
     async def verify(self, task: Task, sandbox: Sandbox) -> Verdict:
         """Bring the tests, run them, read what they left. Raises only `InfrastructureError`."""
         begun = time.monotonic()
-        brought = await _bring(task, sandbox)
-        if brought.unusable is not None:
-            return _faulty(brought.unusable, time.monotonic() - begun)
-        timed_out, left = await _run_tests(task, sandbox)
+        graded = await self._grade(task, sandbox)
+        if isinstance(graded, str):
+            return _faulty(graded, time.monotonic() - begun)
+        left = graded.left
         tests = await _outcomes(sandbox, left)
         found: Rewards | RewardFault
-        if timed_out:
+        if graded.timed_out:
             detail = f"the tests did not end within {task.verifier.timeout_s:g} s"
             found = RewardFault(kind="verifier_timeout", detail=detail)
         else:
             found = await _reward(sandbox, left)
-        tail = brought.note + left.log[-TAIL_CHARS:]
+        tail = graded.note + left.log[-TAIL_CHARS:]
         seconds = time.monotonic() - begun
         if isinstance(found, RewardFault):
             return _faulty(str(found), seconds, tests, tail)
@@ -166,6 +111,26 @@ class HarborVerifier:
             log_tail=tail,
             duration_s=seconds,
         )
+
+    async def _grade(self, task: Task, sandbox: Sandbox) -> "_Graded | str":
+        """In one request where the tests are small and root's, else in two. A text: why not."""
+        tests = await in_thread(_packed, task.verifier.tests)
+        script = together(_bring_script(task), settings(task.environment.workdir, _env(task)))
+        if (
+            task.verifier.user in _ROOTS
+            and task.digest not in self._not_root
+            and len(tests) <= TOGETHER_BYTES
+            and len(script) <= TOGETHER_SCRIPT_BYTES
+        ):
+            graded = await _together(task, sandbox, script, tests)
+            if graded is not None:
+                return graded
+            self._not_root.add(task.digest)
+        brought = await _bring(task, sandbox, tests)
+        if brought.unusable is not None:
+            return brought.unusable
+        timed_out, left = await _run_tests(task, sandbox)
+        return _Graded(timed_out=timed_out, left=left, note=brought.note)
 
 
 def _faulty(
@@ -181,22 +146,62 @@ def _faulty(
     )
 
 
+class _Graded(Record, frozen=True, kw_only=True):
+    """The tests have run, or their time is over."""
+
+    timed_out: bool
+    left: _Left
+    note: str
+    """What was odd about them."""
+
+
 class _Brought(Record, frozen=True, kw_only=True):
     unusable: str | None = None
     """Why the tests cannot be brought."""
     note: str = ""
-    """What was odd about them."""
 
 
-async def _bring(task: Task, sandbox: Sandbox) -> _Brought:
+def _bring_script(task: Task) -> str:
+    return BRING if task.verifier.tests else HAS
+
+
+def _env(task: Task) -> dict[str, str]:
+    return {**task.environment.env, **task.verifier.env}
+
+
+async def _together(
+    task: Task, sandbox: Sandbox, script: str, tests: bytes
+) -> _Graded | str | None:
+    """Bring, run and look in one request. None: in two, for the user is not root, or for time."""
+    result = await sandbox.exec(
+        script,
+        timeout_s=task.verifier.timeout_s,
+        stdin=tests,
+        user=_user(task),
+        max_output_bytes=LOG_BYTES + 4096,
+    )
+    before, brought, after = result.stdout.partition(BROUGHT)
+    if before.startswith(NOT_ROOT) or (result.timed_out and not brought):
+        return None
+    read = _read_brought(before + brought, result)
+    if read.unusable is not None:
+        return read.unusable
+    left = await _left_by(sandbox, msgspec.structs.replace(result, stdout=after))
+    return _Graded(timed_out=result.timed_out, left=left, note=read.note)
+
+
+async def _bring(task: Task, sandbox: Sandbox, tests: bytes) -> _Brought:
     """Remove what is stale and put the tests there, unless the image holds them."""
-    tests = await in_thread(_packed, task.verifier.tests)
-    script = _BRING if task.verifier.tests else _HAS
+    script = _bring_script(task)
     result = await sandbox.exec(script, timeout_s=TRANSFER_TIMEOUT_S, stdin=tests)
-    if _BROUGHT.encode() in result.stdout:
-        return _Brought(note=_WINDOWS_NOTE if _WINDOWS.encode() in result.stdout else "")
-    if result.timed_out:
+    if result.timed_out and BROUGHT not in result.stdout:
         raise SandboxError(f"the sandbox did not answer within {TRANSFER_TIMEOUT_S:.0f} s")
+    return _read_brought(result.stdout, result)
+
+
+def _read_brought(stdout: bytes, result: CommandResult) -> _Brought:
+    if BROUGHT in stdout:
+        return _Brought(note=_WINDOWS_NOTE if WINDOWS in stdout else "")
     said = result.stderr.decode("utf-8", "replace").strip()[-300:] or f"exit {result.exit_code}"
     return _Brought(unusable=f"sandbox_unusable: the tests cannot be brought: {said}")
 
@@ -214,32 +219,38 @@ def _packed(folders: Sequence[str]) -> bytes:
     return out.getvalue()
 
 
-async def _run_tests(task: Task, sandbox: Sandbox) -> tuple[bool, _Left]:
-    """Run test.sh to its end or its deadline: whether it was the deadline, and what it left.
+def _user(task: Task) -> str:
+    return IMAGE_USER if task.verifier.user is None else task.verifier.user
 
-    Looked at in the same step as the tests' user, and again as root where that came to nothing.
-    """
+
+async def _run_tests(task: Task, sandbox: Sandbox) -> tuple[bool, _Left]:
+    """Run test.sh to its end or its deadline: whether it was the deadline, and what it left."""
     result = await sandbox.exec(
-        f"{_RUN}\nprintf 'headrace-ran\\n'\n{_INSPECT}",
+        RUN + INSPECT,
         timeout_s=task.verifier.timeout_s,
         workdir=task.environment.workdir,
-        env={**task.environment.env, **task.verifier.env},
-        user=IMAGE_USER if task.verifier.user is None else task.verifier.user,
+        env=_env(task),
+        user=_user(task),
         max_output_bytes=LOG_BYTES + 4096,
     )
-    _, ran, seen = result.stdout.rpartition(_RAN)
+    return result.timed_out, await _left_by(sandbox, result)
+
+
+async def _left_by(sandbox: Sandbox, result: CommandResult) -> _Left:
+    """Looked at in the same step as the tests' user, and again as root where that is nothing."""
+    _, ran, seen = result.stdout.partition(RAN)
     if not result.timed_out and ran and not result.stdout_cut and b"--\n" in seen:
-        return False, _left(seen, result.stderr)
-    left = await _inspect(sandbox, first=_SETTLE)
+        return _left(seen, result.stderr)
+    left = await _inspect(sandbox, first=SETTLE)
     if result.exit_code == NOT_STARTED and not left.log:  # no such user, no such folder
         left = msgspec.structs.replace(left, log=result.stderr.decode("utf-8", "replace"))
-    return result.timed_out, left
+    return left
 
 
 async def _inspect(sandbox: Sandbox, *, first: str) -> _Left:
     """The kinds of the files we look for, and the end of the output, in one step, as root."""
     result = await sandbox.exec(
-        first + _INSPECT, timeout_s=STEP_TIMEOUT_S, max_output_bytes=LOG_BYTES + 4096
+        first + INSPECT, timeout_s=STEP_TIMEOUT_S, max_output_bytes=LOG_BYTES + 4096
     )
     if result.timed_out:
         raise SandboxError(f"the sandbox did not answer within {STEP_TIMEOUT_S:.0f} s")
@@ -247,13 +258,20 @@ async def _inspect(sandbox: Sandbox, *, first: str) -> _Left:
 
 
 def _left(stdout: bytes, stderr: bytes) -> _Left:
-    head, _, archive = stdout.partition(b"--\n")
-    kinds = {}
-    for line in head.decode("utf-8", "replace").split("\n"):
-        kind, _, path = line.partition(" ")
-        kinds[path] = kind
-    small = _small_files(archive)
-    log = small.get(_LOG, stderr)
+    """What `INSPECT` said."""
+    kinds: dict[str, str] = {}
+    small: dict[str, bytes] = {}
+    line, _, rest = stdout.partition(b"\n")
+    while line and line != b"--":
+        kind, _, path = line.decode("utf-8", "replace").partition(" ")
+        if kind == "text":
+            small[path], _, rest = rest.partition(b"\0")
+        elif kind == "empty":
+            small[path] = b""
+        kinds[path] = "other" if kind == "other" else "file"
+        line, _, rest = rest.partition(b"\n")
+    small.update(_small_files(rest))
+    log = small.get(LOG, stderr.partition(LOG_FOLLOWS)[2])
     return _Left(kinds=kinds, small=small, log=log.decode("utf-8", "replace"))
 
 
@@ -271,7 +289,7 @@ async def _content(sandbox: Sandbox, left: _Left, path: str, max_bytes: int) -> 
 
 
 async def _reward(sandbox: Sandbox, left: _Left) -> Rewards | RewardFault:
-    for path, reader in ((_JSON, read_reward_json), (_TXT, read_reward_txt)):
+    for path, reader in ((JSON, read_reward_json), (TXT, read_reward_txt)):
         if path not in left.kinds:
             continue
         name = path.rpartition("/")[2]
@@ -292,7 +310,7 @@ async def _reward(sandbox: Sandbox, left: _Left) -> Rewards | RewardFault:
 
 async def _outcomes(sandbox: Sandbox, left: _Left) -> tuple[TestOutcome, ...]:
     """Of single tests: from the first report there is, else from pytest's output."""
-    for path in _REPORTS:
+    for path in REPORTS:
         if left.kinds.get(path) != "file":
             continue
         try:
