@@ -66,9 +66,17 @@ class Interrupted(Exception):
         self.summary = summary
 
 
-async def run(config: RunConfig, out: Path, *, on_event: OnEvent = ignore) -> Summary:
+async def run(
+    config: RunConfig,
+    out: Path,
+    *,
+    policy: Policy | None = None,
+    provider: Provider | None = None,
+    on_event: OnEvent = ignore,
+) -> Summary:
     """Run what `out` still owes of `config` and write `summary.json`.
 
+    `policy` and `provider`: those of one's own, not opened yet, in place of what `config` names.
     Raises `UsageError` before anything starts; `Interrupted` after Ctrl-C, with the summary of
     what is durable; an `InfrastructureError` that is `final` when the sandbox engine, the model
     server or the disk gave out for good. Cancelling it closes everything first.
@@ -77,9 +85,11 @@ async def run(config: RunConfig, out: Path, *, on_event: OnEvent = ignore) -> Su
     with signals(shutdown):
         catalog = await in_thread(_catalog, config, on_event)
         tell = _line(on_event)
-        policy = await in_thread(_policy, config, out, tell)
+        if policy is None:
+            policy = await in_thread(_policy, config, out, tell)
         label = _NOT_IN_A_LABEL.sub("-", out.name)
-        async with await choose(
+        chosen = None if provider is None else Chosen(provider, f"{provider.name}: as given")
+        async with chosen or await choose(
             config.sandbox, images=config.images, run_id=label, progress=tell
         ) as chosen:
             return await _run(config, out, catalog, policy, chosen, shutdown, on_event)
