@@ -219,6 +219,9 @@ class EngineConfig(Section):
     """With `auto`: how many at first."""
     live_most: PositiveInt = 4096
     """With `auto`: never more."""
+    processes: PositiveInt = 1
+    """Engine processes that share the episodes, each with an event loop of its own; one drives some
+    thousand turns a second. All bounds are for all of them together. Never more than processors."""
     preparing: PositiveInt = 4
     """Images and sandboxes being started at once."""
     verifying: PositiveInt = 4

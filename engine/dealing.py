@@ -7,7 +7,7 @@ within the bound, also while one gives up places and another takes them over.
 """
 
 from collections import deque
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 
 import msgspec
 
@@ -32,12 +32,16 @@ class Deal:
         """`held`: names of tasks that wait for an image. `tries`: of one episode, by all."""
         self._planned = {one.id: one for one in planned}
         self._max_tries = tries
-        self._held = set(held)
         self._tries: dict[str, int] = {}
-        groups: dict[str, list[str]] = {}
-        for one in planned:
-            groups.setdefault(one.task.digest, []).append(one.id)
-        self._line: deque[list[str]] = deque(groups.values())
+        self._line: deque[list[str]] = deque()
+        self._held: dict[str, list[list[str]]] = {}
+        names = set(held)
+        for group in self._grouped(self._planned):
+            name = self._planned[group[0]].task.name
+            if name in names:
+                self._held.setdefault(name, []).append(group)
+            else:
+                self._line.append(group)
         self._left = len(self._planned)
         self._with: dict[int, dict[str, None]] = {}
         self._started: set[str] = set()
@@ -69,7 +73,8 @@ class Deal:
 
     def release(self, tasks: Collection[str]) -> None:
         """The episodes of these tasks may be dealt."""
-        self._held.difference_update(tasks)
+        for name in tasks:
+            self._line.extend(self._held.pop(name, ()))
 
     def deal(self, worker: int, wanted: int) -> list[Planned]:
         """Whole groups in order until it has `wanted`, or its part of what is not ended.
@@ -80,15 +85,10 @@ class Deal:
         everything = self._left + sum(map(len, self._with.values()))
         most = min(wanted, -(-everything // len(self._with)))
         dealt: list[Planned] = []
-        passed: list[list[str]] = []
         while self._line and len(its) < most:
             group = self._line.popleft()
-            if self._planned[group[0]].task.name in self._held:
-                passed.append(group)
-                continue
             its.update(dict.fromkeys(group))
             dealt += [self._planned[id] for id in group]
-        self._line.extendleft(reversed(passed))
         self._left -= len(dealt)
         return dealt
 
@@ -114,10 +114,7 @@ class Deal:
         again = [id for id in its if self._tries.get(id, 0) < self._max_tries]
         if self._stopped or not self._with:
             again = []
-        groups: dict[str, list[str]] = {}
-        for id in again:
-            groups.setdefault(self._planned[id].task.digest, []).append(id)
-        self._line.extendleft(reversed(groups.values()))
+        self._line.extendleft(reversed(self._grouped(again)))
         self._left += len(again)
         kept = set(again)
         return Lost(again=tuple(again), owed=tuple(id for id in its if id not in kept))
@@ -127,7 +124,14 @@ class Deal:
         self._stopped = True
         owed, self._left = self._left, 0
         self._line.clear()
+        self._held.clear()
         return owed
+
+    def _grouped(self, ids: Iterable[str]) -> list[list[str]]:
+        groups: dict[str, list[str]] = {}
+        for id in ids:
+            groups.setdefault(self._planned[id].task.digest, []).append(id)
+        return list(groups.values())
 
 
 def share(total: int, wants: Mapping[int, int]) -> dict[int, int]:

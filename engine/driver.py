@@ -7,7 +7,7 @@ It owns no resources; the runner hands it open ones.
 import asyncio
 import time
 from collections import Counter
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import Protocol
 
 import msgspec
@@ -131,6 +131,16 @@ class Driver:
         if not self._driving:
             return
         self._submit([id for id, p in self._planned.items() if p.task.name in names])
+        self._wake.set()
+
+    def extend(self, planned: Sequence[Planned], tries: Mapping[str, int]) -> None:
+        """More of the plan, of several processes; it may start unless the run is stopping.
+
+        `tries`: how often some were tried elsewhere. Something is held until all of it is there.
+        """
+        for one in planned:
+            self._planned[one.id] = one
+            self._scheduler.submit(one.id, self._clock(), tries=tries.get(one.id, 0))
         self._wake.set()
 
     @property
@@ -290,19 +300,7 @@ class Driver:
         graded = not is_owed(episode)
         self._groups.ended(episode.task_digest, episode.id, self._clock(), graded=graded)
         self._meters.outcomes[_outcome(episode, graded=graded)] += 1
-        fault = episode.verdict.fault
-        self._on_event(
-            EpisodeFinished(
-                id=episode.id,
-                task=episode.task,
-                sample=episode.sample,
-                reward=episode.verdict.reward,
-                fault=None if fault is None else fault.value,
-                stop_reason=episode.stop_reason.value,
-                tries=episode.tries,
-                failure=episode.failure.message if episode.failure is not None else "",
-            )
-        )
+        self._on_event(finished(episode))
 
     # --- letting go ---
 
@@ -381,6 +379,21 @@ class Driver:
     def on_verified(self, id: str) -> None:
         self._scheduler.verified(id)
         self._wake.set()
+
+
+def finished(episode: Episode) -> EpisodeFinished:
+    """What is told of a durable episode."""
+    fault = episode.verdict.fault
+    return EpisodeFinished(
+        id=episode.id,
+        task=episode.task,
+        sample=episode.sample,
+        reward=episode.verdict.reward,
+        fault=None if fault is None else fault.value,
+        stop_reason=episode.stop_reason.value,
+        tries=episode.tries,
+        failure=episode.failure.message if episode.failure is not None else "",
+    )
 
 
 def _outcome(episode: Episode, *, graded: bool) -> str:

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from headrace.types import Record
 
 
-class RunStarted(Record, frozen=True, kw_only=True):
+class RunStarted(Record, frozen=True, kw_only=True, tag=True):
     """The plan is known and the first episode may start."""
 
     run: str
@@ -21,7 +21,7 @@ class RunStarted(Record, frozen=True, kw_only=True):
     policy: str
 
 
-class Preparing(Record, frozen=True, kw_only=True):
+class Preparing(Record, frozen=True, kw_only=True, tag=True):
     """Something slow happens before episodes run: images, weights, the model server."""
 
     what: str
@@ -29,31 +29,31 @@ class Preparing(Record, frozen=True, kw_only=True):
     """In [0, 1] where it is known."""
 
 
-class EpisodeStarted(Record, frozen=True, kw_only=True):
+class EpisodeStarted(Record, frozen=True, kw_only=True, tag=True):
     id: str
     task: str
     sample: int
 
 
-class StageEntered(Record, frozen=True, kw_only=True):
+class StageEntered(Record, frozen=True, kw_only=True, tag=True):
     id: str
     stage: str
     """`prepare`, `act`, `verify` or `store`."""
 
 
-class TurnFinished(Record, frozen=True, kw_only=True):
+class TurnFinished(Record, frozen=True, kw_only=True, tag=True):
     id: str
     sampled_tokens: int
 
 
-class EpisodeRetried(Record, frozen=True, kw_only=True):
+class EpisodeRetried(Record, frozen=True, kw_only=True, tag=True):
     """The infrastructure failed; the episode goes back to the queue."""
 
     id: str
     error: str
 
 
-class EpisodeFinished(Record, frozen=True, kw_only=True):
+class EpisodeFinished(Record, frozen=True, kw_only=True, tag=True):
     """The episode is durable."""
 
     id: str
@@ -67,7 +67,7 @@ class EpisodeFinished(Record, frozen=True, kw_only=True):
     """What failed, when the infrastructure did."""
 
 
-class EpisodeDropped(Record, frozen=True, kw_only=True):
+class EpisodeDropped(Record, frozen=True, kw_only=True, tag=True):
     """Its group is complete without it: no record, and not owed."""
 
     id: str
@@ -75,19 +75,19 @@ class EpisodeDropped(Record, frozen=True, kw_only=True):
     sample: int
 
 
-class Note(Record, frozen=True, kw_only=True):
+class Note(Record, frozen=True, kw_only=True, tag=True):
     """A line the user should see once."""
 
     text: str
 
 
-class Stopping(Record, frozen=True, kw_only=True):
+class Stopping(Record, frozen=True, kw_only=True, tag=True):
     mode: str
     """`finishing`: no new episodes, a grace period for the others; `cancelling`: at once."""
     reason: str
 
 
-class RunFinished(Record, frozen=True, kw_only=True):
+class RunFinished(Record, frozen=True, kw_only=True, tag=True):
     """The last event of every run, however it ended."""
 
     finished: int

@@ -42,6 +42,10 @@ class Groups:
         self._of(group).graded += graded
         self._look(group)
 
+    def graded(self, group: str) -> int:
+        """How many of it are graded."""
+        return self._of(group).graded
+
     def begun(self, group: str, id: str, now: float) -> None:
         """An episode was admitted, for the first time or again."""
         self._of(group).under_way[id] = now

@@ -8,6 +8,7 @@ import asyncio
 import random
 import time
 from collections import Counter
+from collections.abc import Sequence
 from typing import NamedTuple
 
 RECENT = 1000
@@ -30,7 +31,7 @@ class Reservoir:
     """A uniform sample of a stream of numbers, at most `size` of them."""
 
     def __init__(self, size: int = 8192, seed: int = 0) -> None:
-        self._size = size
+        self.size = size
         self._random = random.Random(seed)
         self._kept: list[float] = []
         self.seen = 0
@@ -39,12 +40,21 @@ class Reservoir:
     def add(self, value: float) -> None:
         self.seen += 1
         self.total += value
-        if len(self._kept) < self._size:
+        if len(self._kept) < self.size:
             self._kept.append(value)
             return
         at = self._random.randrange(self.seen)
-        if at < self._size:
+        if at < self.size:
             self._kept[at] = value
+
+    @property
+    def kept(self) -> tuple[float, ...]:
+        """The sample, in no order."""
+        return tuple(self._kept)
+
+    def restore(self, kept: Sequence[float], *, seen: int, total: float) -> None:
+        """Go on from a sample of another one: at most `size` of `seen` values."""
+        self._kept, self.seen, self.total = list(kept), seen, total
 
     def percentile(self, p: float) -> float | None:
         """The value below which a share `p` in [0, 1] lies; None when nothing was seen."""
@@ -54,7 +64,7 @@ class Reservoir:
         return ordered[min(len(ordered) - 1, int(p * len(ordered)))]
 
     def __repr__(self) -> str:
-        return f"<Reservoir seen={self.seen} kept={len(self._kept)}/{self._size}>"
+        return f"<Reservoir seen={self.seen} kept={len(self._kept)}/{self.size}>"
 
 
 class Meters:

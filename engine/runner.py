@@ -7,25 +7,27 @@ between is handed open parts. Running the same folder again does only what is ow
 import asyncio
 import re
 from collections import Counter
-from collections.abc import Callable, Collection, Mapping, Sequence
-from contextlib import AsyncExitStack
-from functools import partial
+from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 
 from headrace.aio import background, fan_out, in_thread, unwrap
 from headrace.configs.models import EngineConfig, ReplayConfig, RunConfig
-from headrace.engine import collector, live_limits, preflight
+from headrace.engine import collector, fleet, live_limits, preflight
 from headrace.engine.admission import Admission
 from headrace.engine.breaker import Breaker
+from headrace.engine.driven import Driven, Warmth
 from headrace.engine.driver import Driver
 from headrace.engine.episode import Parts, Planned
 from headrace.engine.evaluate import curve
 from headrace.engine.events import Note, OnEvent, Preparing, RunFinished, RunStarted, ignore
 from headrace.engine.exporter import exported
+from headrace.engine.fleet import Fleet
 from headrace.engine.groups import Groups, longest_first
 from headrace.engine.history import seconds_by_task
 from headrace.engine.image_phase import ImagePhase
 from headrace.engine.limits import combine
+from headrace.engine.measured import Merged
 from headrace.engine.meters import Meters
 from headrace.engine.outcomes import outcome
 from headrace.engine.reader import latest_episodes
@@ -41,6 +43,7 @@ from headrace.engine.world import limits_of
 from headrace.errors import TaskError
 from headrace.policies.base import Policy
 from headrace.policies.registry import build
+from headrace.policies.served import elsewhere
 from headrace.sandbox.base import Limits, Provider
 from headrace.sandbox.pool import Pool
 from headrace.sandbox.providers import Chosen, choose
@@ -86,8 +89,8 @@ async def run(
         catalog = await in_thread(_catalog, config, on_event)
         tell = _line(on_event)
         if policy is None:
-            policy = await in_thread(_policy, config, out, tell)
-        label = _NOT_IN_A_LABEL.sub("-", out.name)
+            policy = await in_thread(policy_of, config, out, tell)
+        label = label_of(out)
         chosen = None if provider is None else Chosen(provider, f"{provider.name}: as given")
         async with chosen or await choose(
             config.sandbox, images=config.images, run_id=label, progress=tell
@@ -206,46 +209,106 @@ class _Session:
         )
         tasks = list({p.task.name: p.task for p in self._todo}.values())
         images = ImagePhase(tasks, provider, self._on_event)
-        async with background(images.run()):
-            async with (
-                policy,
-                Store(self._folder.path, self._config.store) as store,
-                Pool(provider, most=warm, opening=max(1, engine.preparing // 4)) as pool,
-            ):
-                self._meters = meters = Meters()
-                parts = Parts(
-                    provider=pool,
-                    policy=policy,
-                    verifier=verifiers.build(self._config.verifier),
-                    strict=self._config.verifier.compat == "strict",
-                    artifacts=self._folder.path / "artifacts",
-                )
-                driver = Driver(
-                    self._todo,
-                    parts,
-                    _bounds(engine),
-                    sink=store,
-                    meters=meters,
-                    shutdown=self._shutdown,
-                    grace_s=self._config.engine.grace_s,
-                    on_event=self._on_event,
-                    held=images.held,
-                    groups=self._groups,
-                    breaker=Breaker(outage_s=engine.outage_s),
-                )
-                images.listener = driver.release
-                await self._steered(driver, parts, pool, _admission(engine))
-                self._wall_s, self._cpu_s = meters.wall_s, meters.cpu_s
-                self._done = driver.finished
-                self.error = driver.error
+        number = self._processes(len(tasks))
+        async with background(images.run()), policy:
+            if number > 1:
+                await self._together(provider, policy, engine, warm, images, number)
+            else:
+                await self._alone(provider, policy, engine, warm, images)
 
-    async def _steered(
-        self, driver: Driver, parts: Parts, pool: Pool, admission: Admission | None
+    def _processes(self, groups: int) -> int:
+        asked, cpus = self._config.engine.processes, fleet.usable_cpus()
+        number, note = fleet.processes(asked, cpus=cpus, groups=groups)
+        if note:
+            self._on_event(Note(text=note))
+        return number
+
+    async def _alone(
+        self,
+        provider: Provider,
+        policy: Policy,
+        engine: EngineConfig,
+        warm: int,
+        images: ImagePhase,
     ) -> None:
-        """Drive to the end, with everything that looks on and steers."""
+        """In this process."""
+        async with (
+            Store(self._folder.path, self._config.store) as store,
+            Pool(provider, most=warm, opening=_opening(engine)) as pool,
+        ):
+            self._meters = Meters()
+            parts = parts_of(self._config, self._folder.path, pool, policy)
+            driver = Driver(
+                self._todo,
+                parts,
+                _bounds(engine),
+                sink=store,
+                meters=self._meters,
+                shutdown=self._shutdown,
+                grace_s=self._config.engine.grace_s,
+                on_event=self._on_event,
+                held=images.held,
+                groups=self._groups,
+                breaker=Breaker(outage_s=engine.outage_s),
+            )
+            images.listener = driver.release
+            with collector.seldom():
+                async with (
+                    self._steered(driver, policy, pool, _admission(engine)),
+                    background(keep_warm(driver, pool, parts)),
+                ):
+                    await driver.drive()
+            self._take(driver)
+
+    async def _together(
+        self,
+        provider: Provider,
+        policy: Policy,
+        engine: EngineConfig,
+        warm: int,
+        images: ImagePhase,
+        number: int,
+    ) -> None:
+        """In `number` processes; this one steers them."""
+        self._meters = meters = Merged()
+        asked, server = elsewhere(self._config.policy, policy)
+        sandbox = self._config.sandbox.model_copy(update={"provider": provider.name})
+        all_of_them = Fleet(
+            self._todo,
+            self._config.model_copy(update={"policy": asked, "sandbox": sandbox}),
+            self._folder.path,
+            _bounds(engine),
+            number=number,
+            label=label_of(self._folder.path),
+            warm=warm,
+            opening=_opening(engine),
+            provider=provider,
+            meters=meters,
+            shutdown=self._shutdown,
+            on_event=self._on_event,
+            held=images.held,
+            graded={p.task.digest: self._groups.graded(p.task.digest) for p in self._todo},
+            server=server,
+        )
+        images.listener = all_of_them.release
+        async with self._steered(all_of_them, policy, all_of_them.pool, _admission(engine)):
+            await all_of_them.drive()
+        self._take(all_of_them)
+
+    def _take(self, driven: Driver | Fleet) -> None:
+        """What it came to."""
+        self._wall_s, self._cpu_s = self._meters.wall_s, self._meters.cpu_s
+        self._done = driven.finished
+        self.error = driven.error
+
+    @asynccontextmanager
+    async def _steered(
+        self, driven: Driven, policy: Policy, pool: Warmth, admission: Admission | None
+    ) -> AsyncIterator[None]:
+        """Everything that looks on and steers, beside the block that drives."""
         steering = Steering(
-            driver,
-            parts.policy,
+            driven,
+            policy,
             self._meters,
             self._folder.path,
             run=self._folder.manifest.run,
@@ -259,14 +322,9 @@ class _Session:
             if port is not None:
                 address = await stack.enter_async_context(exported(port, lambda: steering.latest))
                 self._on_event(Note(text=f"metrics: {address}"))
-            for beside in (
-                self._meters.watch_loop,
-                steering.steer,
-                partial(keep_warm, driver, pool, parts),
-            ):
+            for beside in (self._meters.watch_loop, steering.steer):
                 await stack.enter_async_context(background(beside()))
-            with collector.seldom():
-                await driver.drive()
+            yield
         await steering.show(ended=True)
 
     def summarise(
@@ -354,7 +412,8 @@ def _tell(lines: Sequence[str], what: str, source: str, on_event: OnEvent) -> No
         on_event(Note(text=f"{len(lines) - TOLD} more {what}: headrace tasks check {source}"))
 
 
-def _policy(config: RunConfig, out: Path, tell: Callable[[str], None]) -> Policy:
+def policy_of(config: RunConfig, out: Path, tell: Callable[[str], None]) -> Policy:
+    """The policy of a run in folder `out`, not opened yet; `tell` hears of long steps. Blocking."""
     recorded = None
     if isinstance(config.policy, ReplayConfig):
         recorded = _recorded(Path(config.policy.run))
@@ -365,6 +424,22 @@ def _policy(config: RunConfig, out: Path, tell: Callable[[str], None]) -> Policy
         progress=tell,
         recorded=recorded,
     )
+
+
+def parts_of(config: RunConfig, folder: Path, pool: Pool, policy: Policy) -> Parts:
+    """What every episode of a run shares."""
+    return Parts(
+        provider=pool,
+        policy=policy,
+        verifier=verifiers.build(config.verifier),
+        strict=config.verifier.compat == "strict",
+        artifacts=folder / "artifacts",
+    )
+
+
+def label_of(folder: Path) -> str:
+    """What the sandboxes of a run are named after."""
+    return _NOT_IN_A_LABEL.sub("-", folder.name)
 
 
 def _recorded(run: Path) -> Callable[[str, int], Sequence[Turn]]:
@@ -425,6 +500,11 @@ def _fitted(
     most = preflight.prepare(most, provider.footprint, warm=found.warm, exact=False).live
     bounds = {"live_most": max(most, found.live), "live_start": found.live}
     return engine.model_copy(update=bounds), found.warm
+
+
+def _opening(engine: EngineConfig) -> int:
+    """Sandboxes opened ahead at once: in places of `preparing` that starts leave free."""
+    return max(1, engine.preparing // 4)
 
 
 def _bounds(engine: EngineConfig) -> Bounds:

@@ -104,11 +104,14 @@ class Scheduler:
 
     # --- events of the outside world ---
 
-    def submit(self, id: str, now: float) -> None:
-        """Plan one episode; while draining it is cancelled at once. The same id twice is a bug."""
+    def submit(self, id: str, now: float, *, tries: int = 0) -> None:
+        """Plan one episode; while draining it is cancelled at once. The same id twice is a bug.
+
+        `tries`: how often it was tried elsewhere already.
+        """
         if id in self._stage:
             raise ContractError(f"episode {id} is already planned")
-        self._tries[id] = 0
+        self._tries[id] = tries
         self._since[id] = now
         if self._draining:
             self._set(id, Stage.CANCELLED)

@@ -20,7 +20,7 @@ import msgspec
 from headrace.aio import in_thread
 from headrace.engine import live_limits, preflight, status
 from headrace.engine.admission import Admission, HostLoad, Reading, Reason
-from headrace.engine.driver import Driver
+from headrace.engine.driven import Driven, Warmth
 from headrace.engine.events import Note, OnEvent
 from headrace.engine.host import read_host
 from headrace.engine.live_limits import LiveLimits
@@ -28,7 +28,6 @@ from headrace.engine.meters import Meters
 from headrace.engine.status import Rates, Slow, Status, Totals
 from headrace.errors import HeadraceError
 from headrace.policies.base import ModelLoad, Policy
-from headrace.sandbox.pool import Pool
 
 EVERY_S = 1.0
 ANSWER_S = 5.0
@@ -42,14 +41,14 @@ class Steering:
 
     def __init__(
         self,
-        driver: Driver,
+        driver: Driven,
         policy: Policy,
         meters: Meters,
         folder: Path,
         *,
         run: str,
         admission: Admission | None,
-        pool: Pool | None,
+        pool: Warmth | None,
         on_event: OnEvent,
         process: str = "main",
         clock: Callable[[], float] = time.monotonic,

@@ -1,0 +1,114 @@
+"""A policy in another process than its model server.
+
+Rule: whoever started the server says whether it is up, or gone for good. Until it is up no session
+begins, and a call that finds no server is no end of the run: the episode is tried again once there
+is one. All else is the policy's own, which asks the server at its address.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from typing import TYPE_CHECKING, cast
+
+from headrace.configs.models import PolicyConfig
+from headrace.errors import ServerGone, ServerLost
+from headrace.policies.base import Budget, ModelLoad, Policy, Session
+from headrace.types import Action, CommandResult, Task
+
+if TYPE_CHECKING:
+    from headrace.policies.vllm import VllmPolicy
+
+
+State = Callable[[], tuple[bool, str | None]]
+"""Whether a server is up, and why there will be none."""
+
+
+def elsewhere(config: PolicyConfig, policy: Policy) -> tuple[PolicyConfig, State | None]:
+    """How another process opens `policy`, which is open here, and how the servers are that it
+    started; None: it started none.
+    """
+    if config.type != "vllm":
+        return config, None
+    servers = cast("VllmPolicy", policy).servers.started
+    if not servers:
+        return config, None
+
+    def state() -> tuple[bool, str | None]:
+        up = any(server.up for server in servers)
+        over = not up and all(server.over.is_set() for server in servers)
+        return up, (servers[0].down or "vLLM was stopped with its run") if over else None
+
+    addresses = tuple(server.base_url for server in servers)
+    return config.model_copy(update={"base_url": addresses}), state
+
+
+class ServedPolicy:
+    """`policy`, while its server is kept elsewhere. See `Policy`."""
+
+    def __init__(self, policy: Policy) -> None:
+        self._policy = policy
+        self._told = asyncio.Event()
+        self._up = True
+        self._gone: str | None = None
+        self.name = policy.name
+        self.version = policy.version
+        self.terminal = policy.terminal
+
+    async def __aenter__(self) -> "ServedPolicy":
+        await self._policy.__aenter__()
+        return self
+
+    async def __aexit__(self, *exc: object) -> None:
+        await self._policy.__aexit__(*exc)
+
+    def served(self, *, up: bool, gone: str | None) -> None:
+        """How the server is now."""
+        self._up, self._gone = up, gone
+        self._told.set()
+
+    async def load(self) -> ModelLoad | None:
+        """See `Policy.load`."""
+        return await self._policy.load()
+
+    def session(self, task: Task, sample: int) -> AbstractAsyncContextManager[Session]:
+        """See `Policy.session`. Waits for the server; `ServerLost` when there will be none."""
+        return self._session(task, sample)
+
+    @asynccontextmanager
+    async def _session(self, task: Task, sample: int) -> AsyncIterator[Session]:
+        while not self._up and self._gone is None:
+            self._told.clear()
+            await self._told.wait()
+        if self._gone is not None:
+            raise ServerLost(self._gone)
+        async with self._policy.session(task, sample) as session:
+            yield _Session(self, session)
+
+    def lost(self, error: ServerLost) -> ServerGone:
+        """What a call found: no server. It is down until the next word."""
+        if self._gone is not None:
+            return ServerLost(self._gone)
+        self._up = False
+        return ServerGone(str(error))
+
+
+class _Session:
+    """A session that leaves it to others to say that the server is gone for good."""
+
+    def __init__(self, policy: ServedPolicy, session: Session) -> None:
+        self._policy = policy
+        self._session = session
+        self.prompt = ""
+
+    async def act(self, results: Sequence[CommandResult], budget: Budget) -> Action:
+        """See `Session.act`."""
+        try:
+            action = await self._session.act(results, budget)
+        except ServerLost as error:
+            raise self._policy.lost(error) from error
+        self.prompt = self._session.prompt
+        return action
+
+    def observation(self) -> str:
+        """See `Session.observation`."""
+        return self._session.observation()
