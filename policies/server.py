@@ -83,6 +83,7 @@ class VllmServer:
         self._gone: ServerGone | ConfigError | None = None
         self._log_start = 0
         self._share = Share()
+        self._port = 0
         self.device = ""
         """`cuda` or `cpu`, once entered."""
         self.base_url = ""
@@ -167,8 +168,7 @@ class VllmServer:
         return not was_up
 
     async def _spawn(self) -> asyncio.subprocess.Process:
-        wanted = self._config.port and self._config.port + self._replica
-        port = await in_thread(choose_port, self._config.host, wanted)
+        self._port = port = await in_thread(self._choose_port)
         host = f"[{self._config.host}]" if ":" in self._config.host else self._config.host
         self.base_url = f"http://{host}:{port}"
         scratch = Path(await in_thread(lambda: tempfile.mkdtemp(prefix="headrace-vllm-")))
@@ -203,6 +203,16 @@ class VllmServer:
             await run_shielded(_stop(process, self._scratch))
             raise
         return process
+
+    def _choose_port(self) -> int:
+        """The one it had, if it is started again: other processes know it by that."""
+        asked = self._config.port and self._config.port + self._replica
+        try:
+            return choose_port(self._config.host, self._port or asked)
+        except ConfigError:
+            if asked or not self._port:
+                raise
+            return choose_port(self._config.host, 0)
 
     def _open_log(self) -> BinaryIO:
         self._log_path.parent.mkdir(parents=True, exist_ok=True)
