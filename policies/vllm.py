@@ -57,13 +57,17 @@ class VllmPolicy:
         seed: int = 0,
         log_path: Path | None = None,
         progress: Callable[[str], None] | None = None,
+        agent: AgentProtocol | None = None,
     ) -> None:
-        """Check the model folder and name the version. Blocks: reads some megabytes."""
+        """Check the model folder and name the version. Blocks: reads some megabytes.
+
+        `agent`: a protocol of one's own, in place of the one that `config` names.
+        """
         self._config = config
         self._seed = seed
         self._log_path = log_path or cache_folder().parent / "logs" / "vllm.log"
         self._on_progress = _in_words(progress)
-        self._protocol = protocol(config.protocol)
+        self._protocol = agent or protocol(config.protocol)
         self.terminal = self._protocol.terminal
         self._needs_weights = config.base_url is None and "dummy" not in config.server.args
         if config.model != SMALL_MODEL:
