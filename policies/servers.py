@@ -231,7 +231,9 @@ class _Replica:
         try:
             async with given_up:
                 self._calls.add(given_up)
-                return await self.client.complete(request, session_id=session)
+                found = await self.client.complete(request, session_id=session)
+            self._worked_s = self._clock()
+            return found
         except TimeoutError:
             raise ServerGone(
                 f"{self.client.base_url}: the model server answers, but shows no sign of work"
