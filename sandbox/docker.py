@@ -1,12 +1,13 @@
 """The `docker` provider: each sandbox is a container of the engine behind a Unix socket.
 
-Rule: an episode costs the engine four calls: create, attach, start, remove; one more per channel
-of ours that is used. Everything created carries labels that say who owns it (`docker_sweep`).
-It bounds nothing itself: how many start at once is the caller's.
+Rule: an episode costs the engine four calls: create, attach, start, and a wait for its removal;
+one more for the channel that kills, and for each of ours where the engine does not share our pipes.
+Everything created carries labels that say who owns it (`docker_sweep`). It bounds nothing itself:
+how many start at once is the caller's.
 
 The parts: `docker_engine` (the client and its errors), `docker_container` (what is created),
-`docker_stream` (attach and exec), `docker_sandbox` (one container), `docker_images` and
-`docker_context` (images), `docker_sweep` (owners and removal).
+`docker_stream` (attach and exec), `docker_pipes` (our channel without an exec), `docker_sandbox`
+(one container), `docker_images` and `docker_context` (images), `docker_sweep` (owners and removal).
 """
 
 import os
@@ -23,9 +24,10 @@ from headrace.errors import SandboxError
 from headrace.sandbox import leases
 from headrace.sandbox.base import Footprint, SandboxSpec
 from headrace.sandbox.compose_docker import Compose
-from headrace.sandbox.docker_container import config
+from headrace.sandbox.docker_container import HOSTS, config
 from headrace.sandbox.docker_engine import EngineClient, available, socket_path
-from headrace.sandbox.docker_images import Images, Progress
+from headrace.sandbox.docker_images import ImageFacts, Images, Progress
+from headrace.sandbox.docker_pipes import PipeRooms
 from headrace.sandbox.docker_sandbox import DockerSandbox
 from headrace.sandbox.docker_storage import Storage
 from headrace.sandbox.docker_sweep import labels, remove, remove_project, sweep
@@ -59,6 +61,8 @@ class DockerProvider:
         self._images = Images(self._engine, run_id=run_id, progress=progress, config=images)
         self._compose = Compose(self._engine, self._images, run_id=run_id)
         self._storage = Storage(self._engine)
+        self.rooms = PipeRooms()
+        """Where the channels into containers are opened."""
         self._run_id = run_id
         self._left_behind: list[str] = []
         self._projects_left: list[str] = []
@@ -72,6 +76,7 @@ class DockerProvider:
             if self._left_behind or self._projects_left:
                 await run_shielded(self._remove_left_behind())
         finally:
+            await self.rooms.aclose()
             await self._engine.__aexit__(*exc)
 
     async def prepare(self, recipe: EnvironmentRecipe) -> str:
@@ -105,12 +110,9 @@ class DockerProvider:
     @asynccontextmanager
     async def _open_one(self, spec: SandboxSpec) -> AsyncIterator[DockerSandbox]:
         image = await self._images.facts(spec.image)
-        entry = (*image.entrypoint, *KEEP_ALIVE) if image.entrypoint else ()
         body = config(
             msgspec.structs.replace(spec, env={**proxy_env(spec), **spec.env}),
-            command=first_process(
-                spec.user or image.user, beside(image.workdir, image.user, entry)
-            ),
+            command=_command(spec, image),
             labels=labels(self._run_id, spec.episode),
             storage=await self._storage.enforced(spec),
         )
@@ -121,6 +123,7 @@ class DockerProvider:
             workdir=spec.workdir or image.workdir,
             image_user=image.user,
             on_left_behind=self._left_behind.append,
+            rooms=self.rooms,
         )
         try:
             await sandbox.start(body)
@@ -158,6 +161,15 @@ class DockerProvider:
         for project in self._projects_left:
             with suppress(SandboxError):
                 await remove_project(self._engine, project)
+
+
+def _command(spec: SandboxSpec, image: ImageFacts) -> list[str]:
+    """The first process, with the image's entrypoint beside it where there is one."""
+    entry = (*image.entrypoint, *KEEP_ALIVE) if image.entrypoint else ()
+    command = first_process(spec.user or image.user, beside(image.workdir, image.user, entry))
+    if entry:  # it starts before anything that the shell is sent
+        command[2] = HOSTS + command[2]
+    return command
 
 
 def _network_of(pid: int) -> str:

@@ -1,9 +1,14 @@
 """What a container of a sandbox is created with.
 
-Rule: pure; from a `SandboxSpec` to the engine's JSON. Nothing of the host is mounted, nothing is
-logged by the engine (it would write every byte a command prints to disk), the image's health check
-and volumes play no part, its entrypoint runs beside our first process (`scripts.BESIDE`), and the
-container goes when its shell's stdin is closed: a driver that is killed leaves nothing running.
+Rule: pure; from a `SandboxSpec` to the engine's JSON. Nothing of the host is mounted but the folder
+of `docker_pipes`, nothing is logged by the engine (it would write every byte a command prints to
+disk), the image's health check and volumes play no part, its entrypoint runs beside our first
+process (`scripts.BESIDE`), and the container goes when its shell's stdin is closed: a driver that
+is killed leaves nothing running.
+
+A sandbox without a network is made past the engine's networks altogether (`NetworkDisabled`): it
+has a network namespace with a loopback all the same, and starting it costs about half. The engine
+then writes no `/etc/hosts`, so the first process does (`HOSTS`).
 """
 
 from collections.abc import Mapping
@@ -13,6 +18,12 @@ from headrace.sandbox.base import Limits, SandboxSpec
 
 DROPPED = ["MKNOD", "AUDIT_WRITE", "SETPCAP"]
 """Of the engine's default capabilities: what no task needs. Packages install and `su` works."""
+
+HOSTS = r"""[ -s /etc/hosts ] || printf '%s\n' '127.0.0.1 localhost' \
+  '::1 localhost ip6-localhost ip6-loopback' 'fe00::0 ip6-localnet' 'ff00::0 ip6-mcastprefix' \
+  'ff02::1 ip6-allnodes' 'ff02::2 ip6-allrouters' 2>/dev/null >/etc/hosts || :
+"""
+"""Names of the loopback, as the engine writes them. Run as root before anything of the task."""
 
 
 def config(
@@ -32,6 +43,7 @@ def config(
         "AttachStdout": True,
         "AttachStderr": True,
         "Tty": False,
+        "NetworkDisabled": not spec.network,
         "Healthcheck": {"Test": ["NONE"]},
         **({"WorkingDir": spec.workdir} if spec.workdir else {}),
         "HostConfig": {
@@ -43,6 +55,11 @@ def config(
             **({"StorageOpt": {"size": f"{spec.limits.storage_mb}m"}} if storage else {}),
         },
     }
+
+
+def mounted(body: Mapping[str, Any], mount: Mapping[str, Any]) -> dict[str, Any]:
+    """The body with a mount."""
+    return {**body, "HostConfig": {**body["HostConfig"], "Mounts": [mount]}}
 
 
 def limits(of: Limits) -> dict[str, Any]:

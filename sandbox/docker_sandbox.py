@@ -1,22 +1,24 @@
 """One container with its shell and our own channels.
 
 Rule: the agent's shell is the container's own process, behind the stream attached before the start;
-our channels are `exec` sessions as root, opened at the first need, because each costs the engine
-as much as a third of a start. After that no command costs an engine call, unless the agent's
-processes leave no room for ours: then some are lent for as long as the call takes, and where what
-runs takes those too, everything of the agent's is killed. Removing the container is the only way
-it ends, and it is finished even when the caller is cancelled.
+our channel is the first process's own child, behind pipes (`docker_pipes`). Where that is not to be
+had, or was wrecked, and for the channel that kills, `exec` sessions as root are opened at the first
+need, because each costs the engine as much as a third of a start. After that no command costs an
+engine call, unless the agent's processes leave no room for ours: then some are lent for as long as
+the call takes, and where what runs takes those too, everything of the agent's is killed. The
+container ends when its shell's stdin is closed, else by force; its removal is finished even when
+the caller is cancelled.
 """
 
 import asyncio
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager, suppress
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 from aiodocker.exceptions import DockerError
 
-from headrace.aio import run_shielded
+from headrace.aio import in_thread, run_shielded
 from headrace.errors import (
     ContractError,
     ProviderGone,
@@ -26,17 +28,23 @@ from headrace.errors import (
 )
 from headrace.sandbox.base import COLUMNS, IMAGE_USER, ROWS, Sandbox, SandboxSpec, Terminal
 from headrace.sandbox.control import Control, NotBegun, Span, reserve
+from headrace.sandbox.docker_container import HOSTS, mounted
 from headrace.sandbox.docker_engine import EngineClient, status_of
+from headrace.sandbox.docker_pipes import NO_SOURCE, OPENING, PipeRooms, Pipes
 from headrace.sandbox.docker_stream import (
     EXEC_BODY,
     TTY_BODY,
-    EngineStream,
     attach_path,
     exec_path,
     open_stream,
 )
-from headrace.sandbox.docker_sweep import remove
-from headrace.sandbox.scripts import CONTROL, TERMINAL_PROGRAM
+from headrace.sandbox.docker_sweep import ended_by, remove
+from headrace.sandbox.scripts import (
+    AGENT_PROGRAM,
+    CONTROL,
+    CONTROL_PROGRAM,
+    TERMINAL_PROGRAM,
+)
 from headrace.sandbox.shell import Shell
 from headrace.sandbox.terminal import (
     PROBE_TIMEOUT_S,
@@ -66,9 +74,16 @@ FULL_S = 10.0
 
 T = TypeVar("T")
 
+_OWN_PROGRAM = HOSTS + OPENING + AGENT_PROGRAM
 _IN_WORKDIR = 'cd -- "$1" 2>/dev/null || cd /\n'
 
 log = logging.getLogger("headrace.sandbox.docker")
+
+
+class _Stream(Protocol):
+    def write(self, data: bytes) -> None: ...
+
+    def close(self) -> None: ...
 
 
 class Pipe:
@@ -76,7 +91,11 @@ class Pipe:
 
     def __init__(self) -> None:
         self._early: list[bytes] = []
-        self._stream: EngineStream | None = None
+        self._stream: _Stream | None = None
+
+    @property
+    def connected(self) -> bool:
+        return self._stream is not None
 
     def write(self, data: bytes) -> None:
         if self._stream is None:
@@ -84,7 +103,7 @@ class Pipe:
         else:
             self._stream.write(data)
 
-    def connect(self, stream: EngineStream) -> None:
+    def connect(self, stream: _Stream) -> None:
         self._stream = stream
         for data in self._early:
             stream.write(data)
@@ -133,7 +152,9 @@ class DockerSandbox:
         workdir: str,
         image_user: str = "",
         on_left_behind: Callable[[str], None],
+        rooms: PipeRooms | None = None,
     ) -> None:
+        """`rooms` None: every channel of ours is an `exec` session."""
         self.container = container
         """Name of the container."""
         self._engine = engine
@@ -144,6 +165,8 @@ class DockerSandbox:
         """The agent's; empty: root."""
         self._terminal: PtyTerminal | None = None
         self._on_left_behind = on_left_behind
+        self._rooms = rooms
+        self._named: Pipes | None = None
         self._pipes: list[Pipe] = []
         self._commands = 0
         self._ended = False
@@ -156,6 +179,7 @@ class DockerSandbox:
             lambda data: self._pipes[0].write(data),
             killer=self._open_killer,
             max_output_bytes=spec.limits.max_output_bytes,
+            program=AGENT_PROGRAM if rooms is None else _OWN_PROGRAM,
             rescue=self._rescue,
         )
 
@@ -166,9 +190,13 @@ class DockerSandbox:
         # Shielded: a create that is cancelled half way would appear after it has been removed.
         await run_shielded(self._create(body))
         await self._attach()
+        if self._named is not None:
+            self._connect(self._named)
         await self._begin()
         async with self._attributed():
             await self._shell.start()
+        if self._named is not None:
+            await self._settle(self._named)
 
     async def pids(self) -> list[int]:
         """The first process of the container as the engine's machine numbers it."""
@@ -243,9 +271,38 @@ class DockerSandbox:
     # --- inside ---
 
     async def _create(self, body: Mapping[str, Any]) -> None:
+        if self._rooms is not None:
+            self._named = await self._rooms.make(self.container)
+        if self._rooms is None or self._named is None:
+            return await self._created(body)
+        try:
+            await self._created(mounted(body, self._named.mount))
+        except SandboxError as e:
+            if NO_SOURCE not in str(e):
+                raise
+            self._rooms.refuse("it does not see their folder")
+            await in_thread(self._named.drop)
+            self._named = None
+            await self._created(body)
+
+    async def _created(self, body: Mapping[str, Any]) -> None:
         doing = f"create {self.container} from {self._spec.image}"
         async with self._engine.call(doing, timeout_s=CREATE_S) as docker:
             await docker.containers.create(body, name=self.container)
+
+    def _connect(self, named: Pipes) -> None:
+        """Our channel, for as long as the agent lets it live."""
+        channel = self._control
+        channel.pipe = self._pipe()
+        channel.control = self._new_control(channel.pipe, killer=False, program=None)
+        named.connect(channel.control)
+        channel.pipe.connect(named)
+
+    async def _settle(self, named: Pipes) -> None:
+        channel = self._control
+        assert self._rooms is not None and channel.control is not None
+        if not await self._rooms.opened(named, channel.control):
+            channel.close()
 
     async def _attach(self) -> None:
         """Connect the agent's shell to the first process of the container."""
@@ -264,13 +321,18 @@ class DockerSandbox:
 
     async def _remove(self) -> None:
         try:
-            await remove(self._engine, self.container)
+            if self._ended or not self._pipes[0].connected:
+                await remove(self._engine, self.container)
+            elif not await ended_by(self._engine, self.container, self._pipes[0].close):
+                await remove(self._engine, self.container)
         except SandboxError as e:
             # The episode is over; what is left is removed when the provider closes, or by a sweep.
             log.warning("%s was left behind: %s", self.container, e)
             self._on_left_behind(self.container)
         finally:
             self._close_pipes()
+            if self._named is not None:
+                await in_thread(self._named.drop)
 
     def _close_pipes(self) -> None:
         for pipe in self._pipes:
@@ -487,14 +549,18 @@ class DockerSandbox:
                 if answer.status != 200:
                     raise SandboxError(f"{doing}: {(await answer.text()).strip()}")
 
-    async def _open_exec(self, *, killer: bool) -> tuple[Control, Pipe]:
-        pipe = self._pipe()
-        control = Control(
+    def _new_control(self, pipe: Pipe, *, killer: bool, program: str | None) -> Control:
+        return Control(
             pipe.write,
             killer=None if killer else self._open_killer,
             max_output_bytes=self._spec.limits.max_output_bytes,
+            program=program,
             need=reserve(self._spec.limits.pids),
         )
+
+    async def _open_exec(self, *, killer: bool) -> tuple[Control, Pipe]:
+        pipe = self._pipe()
+        control = self._new_control(pipe, killer=killer, program=CONTROL_PROGRAM)
         doing = f"open a channel into {self.container}"
         async with self._engine.call(doing, timeout_s=EXEC_S) as docker:
             session = await docker.containers.container(self.container).exec(

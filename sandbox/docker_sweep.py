@@ -5,9 +5,10 @@ belongs to a later process. An owner that cannot be judged from here (another pr
 the same boot) is left alone and named. Images are never removed: they are a cache.
 """
 
+import asyncio
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,8 @@ PROJECT = "dev.headrace.project"
 
 LIST_S = 60.0
 REMOVE_S = 120.0
+END_S = 5.0
+"""For a container to go by itself."""
 _AT_ONCE = 4
 _BOOT = Path("/proc/sys/kernel/random/boot_id")
 
@@ -158,6 +161,29 @@ async def remove(engine: EngineClient, container: str) -> None:
             await _removed(engine, container)
         elif status_of(e) != 404:
             raise
+
+
+async def ended_by(engine: EngineClient, container: str, hang_up: Callable[[], None]) -> bool:
+    """Whether a container that removes itself is gone a moment after `hang_up`, its shell's end.
+
+    A third cheaper for the engine than a removal by force, which starts a program to kill it. What
+    the agent left may keep it: then the caller removes it. Raises nothing but `ProviderGone`.
+    """
+    doing = f"wait for the end of container {container}"
+    url = f"http://docker/containers/{container}/wait?condition=removed"
+    try:
+        async with engine.call(doing, timeout_s=REMOVE_S) as docker:
+            try:
+                async with asyncio.timeout(END_S), docker.session.post(url) as answer:
+                    hang_up()  # it answers when it has begun to wait
+                    found = await answer.json()
+                    return answer.status == 404 or (answer.status == 200 and not found.get("Error"))
+            except TimeoutError:
+                return False
+    except ProviderGone:
+        raise
+    except SandboxError:
+        return False
 
 
 async def _removed(engine: EngineClient, container: str) -> None:
