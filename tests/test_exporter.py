@@ -167,3 +167,17 @@ async def test_a_run_that_goes_on_is_scraped(only_namespace: str, tmp_path: Path
     assert set(PHASES) <= set(phases)
     assert phases["command"].p50_s >= 1.5 and phases["command"].total_s >= 4.5
     assert phases["start"].p50_s > 0 and phases["verify"].p50_s > 0 and phases["store"].p50_s > 0
+
+
+async def test_every_metric_and_label_is_in_the_manual() -> None:
+    manual = (Path(__file__).parents[1] / "docs" / "howto" / "observe.md").read_text()
+    async with exported(0, lambda: STATUS) as address, aiohttp.ClientSession() as session:
+        text = await text_of(session, address)
+    for family in text_string_to_metric_families(text):
+        if family.name.startswith("headrace_"):
+            name = f"{family.name}_total" if family.type == "counter" else family.name
+            (line,) = (
+                line for line in manual.splitlines() if f"| `{name}`" in line.replace(", ", "| ")
+            )
+            for sample in family.samples:
+                assert all(f"`{label}`" in line for label in sample.labels)
