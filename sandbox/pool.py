@@ -16,6 +16,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 
 import msgspec
 
+from headrace.aio import run_shielded
 from headrace.errors import ContractError, InfrastructureError
 from headrace.sandbox.base import Provider, Sandbox, SandboxSpec
 from headrace.types import EnvironmentRecipe, Task
@@ -38,12 +39,21 @@ class _Slot:
         self.unused = asyncio.Event()
         self.closed: asyncio.Future[InfrastructureError | None] = loop.create_future()
         self.task: asyncio.Task[None] | None = None
+        self.begun = False
+        """Its task runs: only then does a cancelled one still say that it is closed."""
 
     def discard(self) -> None:
         """Nobody will use it: close it, or stop opening it."""
         self.unused.set()
-        if self.task is not None and not self.opened.done():
+        if self.task is not None and self.begun and not self.opened.done():
             self.task.cancel()
+
+    async def end(self) -> InfrastructureError | None:
+        """Returns when it is closed, whoever is cancelled meanwhile."""
+        return await run_shielded(self._wait())
+
+    async def _wait(self) -> InfrastructureError | None:
+        return await asyncio.shield(self.closed)
 
 
 class Pool:
@@ -127,7 +137,7 @@ class Pool:
             yield sandbox
         finally:
             slot.unused.set()
-            error = await asyncio.shield(slot.closed)
+            error = await slot.end()
         if error is not None:
             raise error
 
@@ -162,16 +172,18 @@ class Pool:
             return await asyncio.shield(slot.opened)
         except BaseException:
             slot.discard()  # whoever wanted it was cancelled; it is not put back
+            await slot.end()
             raise
 
     async def _keep(self, slot: _Slot) -> None:
         """Open, wait until it is not used any more, close."""
         error: InfrastructureError | None = None
+        slot.begun = True
         try:
+            if slot.unused.is_set():
+                return
             async with AsyncExitStack() as stack:
                 async with self._opening:
-                    if slot.unused.is_set():
-                        return
                     sandbox = await stack.enter_async_context(self._provider.open(slot.spec))
                 slot.opened.set_result(sandbox)
                 await slot.unused.wait()
