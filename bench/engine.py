@@ -6,7 +6,9 @@ has 20 turns and 2,000 tokens. The turns asked for per second are the same at ev
 what differs is the number of episodes alone; CPU is that of the whole process, all threads.
 
 With `--http` the policy is behind HTTP: the real client against a stub server in another process.
-Each size runs in a process of its own, for its memory to be its own.
+A long run of short episodes tells whether memory stays: it is looked at from a fifth of the way on.
+The store alone, given the same episodes at once, is beside the rate at which the run made them.
+Each run is in a process of its own, for its memory to be its own.
 
     python -m bench.engine [--sizes 100 1000 5000] [--turns-per-s 1000] [--json FILE]
 """
@@ -18,14 +20,18 @@ import resource
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
+from itertools import islice
 from pathlib import Path
+from statistics import linear_regression
 
 import uvloop
 from bench.report import report
+from bench.store import resident_mb
 
-from headrace.aio import background, in_thread
+from headrace.aio import background, fan_out, in_thread
 from headrace.configs.models import SamplingConfig, StoreConfig, VllmConfig
 from headrace.engine import collector
 from headrace.engine.driver import Driver
@@ -51,6 +57,12 @@ from headrace.verifiers.harbor import HarborVerifier
 TURNS = 20
 TOKENS_A_TURN = 100
 LAG_LIVE = 4000
+STORED, TOGETHER = 2000, 256
+"""Episodes for the store alone, and how many of them wait at a time."""
+LONG_TURNS, LONG_LIVE = 2, 200
+"""Of the episodes that show whether memory stays."""
+STEADY = 0.2
+"""Of them, until memory is looked at."""
 OUTPUT = b"-rw-r--r-- 1 root root 220 Mar 27 2022 notes\n" * 2
 """Of each command; with the prompt it makes about 2,000 tokens of an episode."""
 LIMITS = EpisodeLimits(
@@ -110,11 +122,11 @@ def stub(chat: Chat, think_s: float) -> Iterator[str]:
 
 
 @asynccontextmanager
-async def policy_of(think_s: float, *, http: bool) -> AsyncIterator[Policy]:
+async def policy_of(think_s: float, turns: int, *, http: bool) -> AsyncIterator[Policy]:
     """In memory, or the real one behind HTTP."""
     if not http:
         yield FakePolicy(
-            turns=TURNS,
+            turns=turns,
             prompt_tokens=TOKENS_A_TURN // 2,
             sampled_tokens=TOKENS_A_TURN // 2,
             think_s=think_s,
@@ -132,7 +144,9 @@ async def policy_of(think_s: float, *, http: bool) -> AsyncIterator[Policy]:
             yield policy
 
 
-async def one_size(live: int, turns_per_s: float, rounds: float, *, http: bool) -> dict[str, float]:
+async def one_size(
+    live: int, turns_per_s: float, rounds: float, turns: int = TURNS, *, http: bool = False
+) -> dict[str, float]:
     """`live` episodes at once, `rounds` times as many in all."""
     episodes = int(live * rounds)
     raise_files(live * 2 + 1000)
@@ -145,7 +159,7 @@ async def one_size(live: int, turns_per_s: float, rounds: float, *, http: bool) 
     with tempfile.TemporaryDirectory(prefix="headrace-bench-") as folder:
         async with (
             Store(Path(folder), StoreConfig()) as store,
-            policy_of(live / turns_per_s, http=http) as policy,
+            policy_of(live / turns_per_s, turns, http=http) as policy,
             provider,
         ):
             meters = Meters()
@@ -159,14 +173,17 @@ async def one_size(live: int, turns_per_s: float, rounds: float, *, http: bool) 
                 grace_s=5.0,
                 on_event=ignore,
             )
-            async with background(meters.watch_loop()):
+            seen: list[tuple[int, float]] = []
+            async with background(meters.watch_loop()), background(watch_memory(driver, seen)):
                 with collector.seldom():
                     await driver.drive()
             wall_s, cpu_s = meters.wall_s, meters.cpu_s
+            rss_mb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
         tokens = await in_thread(tokens_of, Path(folder))
-    if driver.finished != episodes or meters.turns != episodes * TURNS:
+        store_s = await store_alone(Path(folder), Path(folder, "again"))
+    if driver.finished != episodes or meters.turns != episodes * turns:
         raise SystemExit(
-            f"expected {episodes} episodes of {TURNS} turns, found {driver.finished} and "
+            f"expected {episodes} episodes of {turns} turns, found {driver.finished} and "
             f"{meters.turns} turns: {meters.outcomes}"
         )
     return {
@@ -177,8 +194,34 @@ async def one_size(live: int, turns_per_s: float, rounds: float, *, http: bool) 
         "cpu_ms_per_turn": 1000 * cpu_s / meters.turns,
         "tokens_per_episode": tokens / episodes,
         "loop_lag_p99_ms": 1000 * (meters.loop_lag_s.percentile(0.99) or 0.0),
-        "rss_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
+        "rss_mb": rss_mb,
+        "growth_mb_per_100k": growth(seen, episodes),
+        "store_over_run": wall_s / episodes / store_s,
     }
+
+
+async def watch_memory(driver: Driver, seen: list[tuple[int, float]]) -> None:
+    """Write down `(finished episodes, MB)` each second, until cancelled."""
+    while True:
+        seen.append((driver.finished, resident_mb()))
+        await asyncio.sleep(1.0)
+
+
+def growth(seen: list[tuple[int, float]], episodes: int) -> float:
+    """MB that 100,000 episodes add, by a straight line through the later part of the run."""
+    steady = [one for one in seen if one[0] >= STEADY * episodes]
+    if len({finished for finished, _ in steady}) < 3:
+        return 0.0  # all ended at once: nothing to see
+    return 1e5 * linear_regression(*zip(*steady, strict=True)).slope
+
+
+async def store_alone(run: Path, again: Path) -> float:
+    """Seconds that a store takes for the episodes of `run`, as many waiting as it lets."""
+    episodes = await in_thread(lambda: list(islice(latest_episodes(run), STORED)))
+    async with Store(again, StoreConfig()) as store:
+        begun = time.perf_counter()
+        await fan_out(store.append, episodes, limit=TOGETHER)
+        return (time.perf_counter() - begun) / len(episodes)
 
 
 def tokens_of(run: Path) -> int:
@@ -205,6 +248,10 @@ def measure(arguments: argparse.Namespace) -> dict[str, float | None]:
     metrics["http_cpu_ms_per_turn"] = found["cpu_ms_per_turn"]
     found = in_a_process(LAG_LIVE, arguments.turns_per_s)
     metrics["loop_lag_p99_ms"] = found["loop_lag_p99_ms"]
+    metrics["store_over_run"] = found["store_over_run"]
+    long = ["--turns", str(LONG_TURNS), "--rounds", str(arguments.episodes / LONG_LIVE)]
+    found = in_a_process(LONG_LIVE, 10 * arguments.turns_per_s, *long)
+    metrics["growth_mb_per_100k"] = found["growth_mb_per_100k"]
     return metrics
 
 
@@ -213,6 +260,8 @@ def main() -> None:
     parser.add_argument("--sizes", type=int, nargs="+", default=[100, 1000, 5000])
     parser.add_argument("--turns-per-s", type=float, default=1000.0)
     parser.add_argument("--rounds", type=float, default=1.0)
+    parser.add_argument("--turns", type=int, default=TURNS, help="with --one: of an episode")
+    parser.add_argument("--episodes", type=int, default=100_000, help="of the long run")
     parser.add_argument("--http", action="store_true", help="with --one: the policy behind HTTP")
     parser.add_argument("--http-live", type=int, default=1000)
     parser.add_argument("--http-turns-per-s", type=float, default=300.0)
@@ -223,7 +272,11 @@ def main() -> None:
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             found = runner.run(
                 one_size(
-                    arguments.one, arguments.turns_per_s, arguments.rounds, http=arguments.http
+                    arguments.one,
+                    arguments.turns_per_s,
+                    arguments.rounds,
+                    arguments.turns,
+                    http=arguments.http,
                 )
             )
         print(json.dumps(found))
