@@ -67,8 +67,10 @@ class Marks(Record, frozen=True, kw_only=True):
     disk_reserve_bytes: int = 2 << 30
     start_room: float = 3.0
     """Sandbox starts that take this many times the quickest seen stop growth,"""
+    start_quick_s: float = 0.5
+    """which counts as no quicker than this: one that was open ahead takes no time at all;"""
     start_full_s: float = 30.0
-    """and those that take so long cut."""
+    """those that take so long cut."""
     lag_room_s: float = 0.02
     lag_full_s: float = 0.25
     growth: float = 0.25
@@ -240,7 +242,8 @@ class Admission:
         if reading.start_s is None:
             return False
         self._quickest_s = min(reading.start_s, self._quickest_s or reading.start_s)
-        return reading.start_s > self._marks.start_room * self._quickest_s
+        quickest_s = max(self._marks.start_quick_s, self._quickest_s)
+        return reading.start_s > self._marks.start_room * quickest_s
 
     def _grow(self, reading: Reading) -> int:
         marks = self._marks

@@ -109,8 +109,15 @@ def test_an_end_without_room_holds_it_where_it_is(
 
 def test_starts_that_slow_down_hold_it() -> None:
     admission = at(100)
-    assert admission.observe(reading(0, start_s=0.2)).reason is Reason.GROWS
-    assert admission.observe(reading(1, start_s=0.7)).reason is Reason.STARTS
+    assert admission.observe(reading(0, start_s=0.6)).reason is Reason.GROWS
+    assert admission.observe(reading(1, start_s=2.0)).reason is Reason.STARTS
+
+
+def test_a_start_beside_ones_that_were_open_ahead_is_not_slow_for_that() -> None:
+    admission = Admission(start=10, most=100)
+    assert admission.observe(reading(0, start_s=0.0001)).reason is Reason.GROWS
+    assert admission.observe(reading(6, start_s=1.4)).reason is Reason.GROWS
+    assert admission.observe(reading(12, start_s=1.6)).reason is Reason.STARTS
 
 
 # --- cuts ---
