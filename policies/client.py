@@ -19,7 +19,9 @@ from headrace.types import Record
 
 _CONNECT_TIMEOUT_S = 10.0
 _SIDE_TIMEOUT_S = 10.0
-"""Deadline of health, models and metrics."""
+"""Deadline of health and metrics."""
+_PATIENT_S = 60.0
+"""Where a busy server must not be taken for none."""
 _KEEPALIVE_S = 4.0
 """Below uvicorn's five seconds, so that an idle connection is closed by us and not under us."""
 _FIRST_BACKOFF_S = 0.2
@@ -177,17 +179,17 @@ class CompletionClient:
 
     # --- side channels ---
 
-    async def healthy(self) -> bool:
+    async def healthy(self, *, patient: bool = False) -> bool:
         """Whether the server answers and its engine lives."""
         try:
-            status, _ = await self._get("/health")
+            status, _ = await self._get("/health", _PATIENT_S if patient else _SIDE_TIMEOUT_S)
         except ServerGone:
             return False
         return status == 200
 
     async def models(self) -> tuple[Model, ...]:
         """What the server serves."""
-        status, data = await self._get("/v1/models")
+        status, data = await self._get("/v1/models", _PATIENT_S)
         try:
             if status == 200:
                 return _decode_models(data).data
@@ -202,11 +204,11 @@ class CompletionClient:
             raise PolicyError(f"{self.base_url}/metrics: refused with {status}; is this vLLM?")
         return read_metrics(data.decode(errors="replace"))
 
-    async def _get(self, path: str) -> tuple[int, bytes]:
+    async def _get(self, path: str, timeout_s: float = _SIDE_TIMEOUT_S) -> tuple[int, bytes]:
         session = self._open_session()
         try:
             async with (
-                asyncio.timeout(_SIDE_TIMEOUT_S),
+                asyncio.timeout(timeout_s),
                 session.get(self.base_url + path) as response,
             ):
                 return response.status, await response.read()

@@ -19,6 +19,8 @@ REMEMBERED = 100_000
 """Sessions whose replica is known; the one that called longest ago is forgotten first."""
 SLOW = 4.0
 """Seconds for a token over those of the quickest replica from which on one is avoided,"""
+LOST_S = 1.0
+"""if it loses so much with each answer,"""
 AVOIDED_S = 60.0
 """for so long; then it has to prove itself again."""
 PROVEN = 8
@@ -138,7 +140,8 @@ class Replicas:
         proven = {i: self._paces[i] for i in self.up if self._paces[i].answers >= PROVEN}
         quickest = min((pace.s_per_token for pace in proven.values()), default=0.0)
         for i, pace in proven.items():
-            if i not in self._slow_until_s and pace.s_per_token > SLOW * quickest:
+            slow = pace.s_per_token > SLOW * quickest and pace.lost_s(quickest) > LOST_S
+            if slow and i not in self._slow_until_s:
                 self._slow_until_s[i] = now_s + AVOIDED_S
 
     def _forgive(self, now_s: float) -> None:
@@ -152,13 +155,18 @@ class _Pace:
 
     def __init__(self) -> None:
         self.answers = 0
-        self._seconds = self._tokens = 0.0
+        self._weight = self._seconds = self._tokens = 0.0
 
     def learn(self, seconds: float, tokens: int) -> None:
         self.answers += 1
+        self._weight = _KEPT * self._weight + 1
         self._seconds = _KEPT * self._seconds + seconds
         self._tokens = _KEPT * self._tokens + tokens
 
     @property
     def s_per_token(self) -> float:
         return self._seconds / self._tokens
+
+    def lost_s(self, s_per_token: float) -> float:
+        """What an answer takes longer than at such a pace."""
+        return (self._seconds - self._tokens * s_per_token) / self._weight

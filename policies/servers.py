@@ -168,7 +168,7 @@ class Servers:
 
     async def _last_error(self, error: ServerGone) -> ServerGone:
         """`ServerLost` where nobody but the user can bring one of them back."""
-        if self.started or any(await self._of_each(_Replica.answers)):
+        if self.started or any(await self._of_each(_Replica.answers_in_time)):
             return error
         hint = "Start it again and give the same command: it goes on from here"
         return ServerLost(f"{error}. {hint}")
@@ -261,21 +261,23 @@ class _Replica:
         for call in self._calls:
             call.reschedule(self._clock())
 
-    async def answers(self) -> bool:
-        """Whether a server is there and its engine lives."""
-        try:
-            self._enter_address()
-        except ServerGone:
-            return False
-        return await self.client.healthy()
+    async def answers_in_time(self) -> bool:
+        """Whether a server is there and its engine lives, however busy it is."""
+        return await self.client.healthy(patient=True)
 
     async def look(self) -> bool:
         """Whether it answers; notes when it was last seen to work, or had nothing to do."""
-        if not await self.answers():
-            return False
+        begun = self._clock()
+        there = self.server is None or self.server.up
+        if not (there and await self._healthy()):
+            return self._worked_s > begun  # slow to say so, but it answered a call
         if not self._calls or await self._works():
             self._worked_s = self._clock()
         return True
+
+    async def _healthy(self) -> bool:
+        self._enter_address()
+        return await self.client.healthy()
 
     async def _works(self) -> bool:
         """Whether it did something since the last look; True where it does not say."""

@@ -107,6 +107,13 @@ def test_long_answers_are_not_slow_ones() -> None:
     assert replicas.slow == []
 
 
+def test_four_times_a_moment_is_not_slow() -> None:
+    replicas = Replicas(2)
+    answered(replicas, 0, s_per_token=0.001)
+    answered(replicas, 1, s_per_token=0.009)
+    assert replicas.slow == []
+
+
 def test_a_slow_replica_has_to_prove_itself_again_after_a_while() -> None:
     replicas = Replicas(2)
     answered(replicas, 0, s_per_token=0.01)

@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from aiohttp import web
@@ -36,7 +36,14 @@ class Server:
         self.done = 0
         self.serves = "m"
         self.before: Callable[[], Awaitable[Any]] | None = None
+        self.answers_after_s = 0.0
+        """Whatever it is asked."""
         self.base_url = ""
+
+    @web.middleware
+    async def _late(self, request: web.Request, handler: Any) -> web.StreamResponse:
+        await asyncio.sleep(self.answers_after_s)
+        return cast(web.StreamResponse, await handler(request))
 
     async def _complete(self, request: web.Request) -> web.StreamResponse:
         self.calls.append(request.headers["X-Session-ID"])
@@ -74,7 +81,7 @@ class Server:
 
     @asynccontextmanager
     async def serve(self) -> AsyncIterator[web.AppRunner]:
-        app = web.Application()
+        app = web.Application(middlewares=[self._late])
         app.router.add_post("/v1/completions", self._complete)
         app.router.add_get("/health", self._health)
         app.router.add_get("/v1/models", self._models)
@@ -112,9 +119,11 @@ class World:
 
 
 @asynccontextmanager
-async def world(*names: str, stuck_s: float = 60.0) -> AsyncIterator[World]:
+async def world(
+    *names: str, stuck_s: float = 60.0, deadline_s: float = DEADLINE_S
+) -> AsyncIterator[World]:
     async with AsyncExitStack() as stack:
-        await stack.enter_async_context(asyncio.timeout(DEADLINE_S))
+        await stack.enter_async_context(asyncio.timeout(deadline_s))
         servers = [Server(name) for name in names]
         runners = [await stack.enter_async_context(server.serve()) for server in servers]
         found = World(servers, runners)
@@ -189,11 +198,28 @@ async def test_a_server_that_works_slowly_is_not_stuck() -> None:
 
 async def test_sessions_leave_a_server_that_takes_many_times_as_long() -> None:
     async with world("a", "b") as w:
-        w.named("a").before = lambda: asyncio.sleep(0.25)  # is the slowness
-        homes = {f"s{n}": await w.ask(f"s{n}") for n in range(2 * PROVEN)}
-        async with asyncio.TaskGroup() as group:
-            calls = {session: group.create_task(w.ask(session)) for session in homes}
-        assert {call.result() for call in calls.values()} == {"b"}
+        w.named("a").before = lambda: asyncio.sleep(1.2)  # is the slowness
+
+        async def ask_all() -> set[str]:
+            async with asyncio.TaskGroup() as group:
+                calls = [group.create_task(w.ask(f"s{n}")) for n in range(2 * PROVEN)]
+            return {call.result() for call in calls}
+
+        assert await ask_all() == {"a", "b"}
+        assert await ask_all() == {"b"}
+
+
+@pytest.mark.timeout(60)
+async def test_servers_that_answer_after_30_s_are_waited_for() -> None:
+    async with world("a", "b", deadline_s=55) as w, asyncio.TaskGroup() as group:
+        for server in w.servers:
+            server.answers_after_s = 30.0
+        served = group.create_task(w.view.models())
+        calls = [group.create_task(w.ask(f"s{n}")) for n in range(4)]
+        load = group.create_task(w.view.load())
+    assert [model.id for model in served.result()] == ["m"]
+    assert sorted(call.result() for call in calls) == list("aabb")
+    assert load.result() is None
 
 
 async def test_the_last_server_gone_means_the_run_stops() -> None:
