@@ -6,12 +6,14 @@ It is cut at once when an end is overrun, and always to what that end was seen t
 of the live episodes that fits the key-value cache, the requests that run rather than wait, the
 episodes that fit the memory. A cut has to be lived down first: while more are live than allowed,
 or the numbers are older than the cut, no second one follows. Repeated blind cuts are how such a
-controller falls from a thousand to eight.
+controller falls from a thousand to eight. Where half as many live episodes have not relieved the
+host, something else loads it: further cuts for that reason come a minute apart, then two, four.
 
 Live episodes are never ended to obey; the number is obeyed as they finish.
 """
 
 from enum import StrEnum
+from typing import NamedTuple
 
 from headrace.errors import ContractError
 from headrace.policies.base import ModelLoad
@@ -78,6 +80,8 @@ class Marks(Record, frozen=True, kw_only=True):
     window_s: float = 5.0
     cut: float = 0.8
     """Where nothing tells how much would fit."""
+    unrelieved_s: float = 60.0
+    """After cuts that did not relieve the host; twice as long after each further one."""
     stale_s: float = 15.0
     """Numbers of the model older than this grow nothing."""
     persist: int = 3
@@ -108,6 +112,16 @@ class Decision(Record, frozen=True, kw_only=True):
     reason: Reason
 
 
+class _Overrun(NamedTuple):
+    """An end that is overrun."""
+
+    fits: float
+    """How many live episodes it was seen to carry."""
+    why: Reason
+    severity: float | None = None
+    """Of the host, which others load too; None: the model's, which falls when it is relieved."""
+
+
 class Admission:
     """The number of live episodes over time, between `least` and `most`."""
 
@@ -128,6 +142,10 @@ class Admission:
         self._window_from = start
         self._cut_at: float | None = None
         self._was_cut = False
+        self._first_cut: _Overrun | None = None
+        """Of a row of cuts for one reason without growth between; `fits` is what was live then."""
+        self._unrelieved = 0
+        """Cuts of that row that came although those before had changed nothing."""
         self._preemptions: float | None = None
         self._waiting = 0
         self._quickest_s: float | None = None
@@ -140,10 +158,9 @@ class Admission:
         """What holds from this moment on."""
         overrun = self._overrun(reading)
         if overrun is not None:
-            fits, why = overrun
-            if self._may_cut(reading):
-                self._cut(reading, fits)
-            return Decision(live=self._live, reason=why)
+            if self._may_cut(reading, overrun):
+                self._cut(reading, overrun)
+            return Decision(live=self._live, reason=overrun.why)
         held = self._held(reading)
         if held is not None:
             return Decision(live=self._live, reason=held)
@@ -155,61 +172,84 @@ class Admission:
 
     # --- cuts ---
 
-    def _overrun(self, reading: Reading) -> tuple[float, Reason] | None:
+    def _overrun(self, reading: Reading) -> "_Overrun | None":
         """How many would fit and why, when an end is overrun: the least of what the ends say."""
         found = [*self._model_overrun(reading), *self._host_overrun(reading)]
-        return min(found, default=None, key=lambda one: one[0])
+        return min(found, default=None, key=lambda one: one.fits)
 
-    def _model_overrun(self, reading: Reading) -> list[tuple[float, Reason]]:
+    def _model_overrun(self, reading: Reading) -> "list[_Overrun]":
         model, marks = reading.model, self._marks
         if model is None or model.age_s > marks.stale_s:
             return []
-        found: list[tuple[float, Reason]] = []
+        found: list[_Overrun] = []
         preempted = self._preemptions is not None and model.preemptions > self._preemptions
         self._preemptions = model.preemptions
         share = marks.kv_room / max(model.kv_use, marks.kv_room)
         if preempted:
-            found.append((reading.live * min(share, marks.cut), Reason.PREEMPTED))
+            found.append(_Overrun(reading.live * min(share, marks.cut), Reason.PREEMPTED))
         elif model.kv_use > marks.kv_full:
-            found.append((reading.live * share, Reason.KV_CACHE))
+            found.append(_Overrun(reading.live * share, Reason.KV_CACHE))
         full = model.waiting > marks.waiting_full * max(1, model.running)
         self._waiting = self._waiting + 1 if full else 0
         if self._waiting >= marks.persist:
-            found.append((reading.live - model.waiting, Reason.WAITING))
+            found.append(_Overrun(reading.live - model.waiting, Reason.WAITING))
         return found
 
-    def _host_overrun(self, reading: Reading) -> list[tuple[float, Reason]]:
+    def _host_overrun(self, reading: Reading) -> "list[_Overrun]":
         host, marks, live = reading.host, self._marks, reading.live
-        found: list[tuple[float, Reason]] = []
+        found: list[_Overrun] = []
+
+        def cut(reason: Reason, severity: float, share: float = marks.cut) -> None:
+            found.append(_Overrun(live * share, reason, severity))
+
         if reading.lag_s > marks.lag_full_s:
-            found.append((live * marks.cut, Reason.LAG))
+            cut(Reason.LAG, reading.lag_s)
         if reading.start_s is not None and reading.start_s > marks.start_full_s:
-            found.append((live * marks.cut, Reason.STARTS))
+            cut(Reason.STARTS, reading.start_s)
         if host is None:
             return found
         if host.memory_free < marks.memory_reserve:
             used = 1 - host.memory_free
-            found.append((live * min(1.0, (1 - marks.memory_reserve) / used), Reason.MEMORY))
+            cut(Reason.MEMORY, used, min(1.0, (1 - marks.memory_reserve) / used))
         if host.memory > marks.pressure_full:
-            found.append((live * marks.cut, Reason.MEMORY))
+            cut(Reason.MEMORY, host.memory)
         if host.io > marks.pressure_full:
-            found.append((live * marks.cut, Reason.DISK))
+            cut(Reason.DISK, host.io)
         if host.disk_free_bytes is not None and host.disk_free_bytes < marks.disk_reserve_bytes:
-            found.append((live * 0.5, Reason.DISK))
+            cut(Reason.DISK, 1.0, 0.5)
         return found
 
-    def _may_cut(self, reading: Reading) -> bool:
+    def _may_cut(self, reading: Reading, overrun: "_Overrun") -> bool:
         """Whether the cut before this one has had its effect."""
         if self._cut_at is None:
             return True
         if reading.live > self._live:
             return False
         age_s = 0.0 if reading.model is None else reading.model.age_s
-        return reading.now_s - age_s > self._cut_at + self._marks.window_s
+        wait_s = self._marks.window_s
+        if self._in_vain(overrun):
+            wait_s = self._marks.unrelieved_s * 2**self._unrelieved
+        return reading.now_s - age_s > self._cut_at + wait_s
 
-    def _cut(self, reading: Reading, fits: float) -> None:
+    def _in_vain(self, overrun: "_Overrun") -> bool:
+        """Half as many are live as when this began, and the host is no better off."""
+        first = self._first_cut
+        return (
+            first is not None
+            and overrun.severity is not None
+            and first.why is overrun.why
+            and 2 * self._live <= first.fits
+            and overrun.severity >= 0.9 * (first.severity or 0.0)
+        )
+
+    def _cut(self, reading: Reading, overrun: "_Overrun") -> None:
+        if self._in_vain(overrun):
+            self._unrelieved += 1
+        elif self._first_cut is None or self._first_cut.why is not overrun.why:
+            self._first_cut = overrun._replace(fits=min(reading.live, self._live))
+            self._unrelieved = 0
         lowest = max(self._least, int(min(reading.live, self._live) * 0.5))
-        self._live = min(self._live, max(lowest, int(fits)))
+        self._live = min(self._live, max(lowest, int(overrun.fits)))
         self._cut_at = reading.now_s
         self._was_cut = True
         self._window_at = None
@@ -247,6 +287,7 @@ class Admission:
 
     def _grow(self, reading: Reading) -> int:
         marks = self._marks
+        self._first_cut = None
         if self._window_at is None or reading.now_s - self._window_at >= marks.window_s:
             self._window_at, self._window_from = reading.now_s, self._live
             share = marks.growth if not self._was_cut else min(0.1, marks.growth)

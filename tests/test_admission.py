@@ -188,6 +188,83 @@ def test_it_finds_what_the_model_carries_and_stays_near(carries: int, drains: fl
     assert sum(live > carries for live in settled) <= 0.1 * len(settled)
 
 
+# --- traces: what such controllers met, second by second ---
+
+Trace = Callable[[int, int], Reading]
+"""What is read at a second when so many episodes are allowed."""
+
+
+def slow_drain(now: int) -> int:
+    """Long episodes: two of a thousand end in a second."""
+    return max(100, 1024 - 2 * now)
+
+
+def preempted_for_minutes(now: int, allowed: int) -> Reading:
+    model = model_load(kv_use=1.0, running=700, waiting=300, preemptions=12.0 * now)
+    return reading(now, slow_drain(now), model=model)
+
+
+def numbers_every_ten_seconds(now: int, allowed: int) -> Reading:
+    """A slow exporter: what it says of a full cache is repeated, and ages."""
+    told = now - now % 10
+    model = model_load(kv_use=1.0, running=900, preemptions=30.0 * (told // 10), age_s=now % 10)
+    return reading(now, slow_drain(now), model=model)
+
+
+def restarted_server(now: int, allowed: int) -> Reading:
+    """Nothing for a minute; then counters begin again, and every session prefills at once."""
+    if now < 60:
+        return reading(now, 1024)
+    waiting = max(0, 1000 - 40 * (now - 60))
+    model = model_load(kv_use=0.3, running=1024 - waiting, waiting=waiting)
+    return reading(now, 1024, model=model)
+
+
+def a_spike_a_minute(now: int, allowed: int) -> Reading:
+    return reading(now, allowed, model=model_load(kv_use=0.95 if now % 60 < 2 else 0.5))
+
+
+@pytest.mark.parametrize(
+    ("trace", "seconds", "least"),
+    [
+        (preempted_for_minutes, 120, 512),
+        (numbers_every_ten_seconds, 120, 512),
+        (restarted_server, 120, 512),
+        (a_spike_a_minute, 600, 512),
+    ],
+)
+def test_a_trace_that_led_to_a_collapse_does_not_here(
+    trace: Trace, seconds: int, least: int
+) -> None:
+    """The known controller fell from 1,024 to 8 on the first of these."""
+    admission = Admission(start=1024, most=2048)
+    lives = [admission.observe(trace(now, admission.live)).live for now in range(seconds)]
+    assert min(lives) >= least
+    for now in range(seconds, seconds + 600):
+        admission.observe(reading(now, min(1024, admission.live), model=IDLE))
+    assert admission.live >= 1024, "it comes back once there is room"
+
+
+def test_the_load_of_others_does_not_starve_a_run() -> None:
+    """Cutting does not help there: after half, cuts come ever more rarely."""
+    admission = Admission(start=1024, most=2048)
+    lives = []
+    for now in range(1200):
+        late = reading(now, admission.live, lag_s=0.6, host=HostLoad(cpu=0.9))
+        lives.append(admission.observe(late).live)
+    assert lives[30] <= 512
+    assert lives[-1] >= 128
+    assert admission.observe(reading(1201, lives[-1], model=IDLE)).reason is Reason.GROWS
+
+
+def test_a_host_that_is_relieved_by_cuts_is_cut_as_far_as_it_takes() -> None:
+    admission = Admission(start=1024, most=2048)
+    for now in range(120):
+        busy = min(1.0, admission.live / 100) * 0.3
+        admission.observe(reading(now, admission.live, lag_s=busy * admission.live / 100))
+    assert 40 <= admission.live <= 110
+
+
 @given(
     st.lists(
         st.builds(
