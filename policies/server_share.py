@@ -50,12 +50,16 @@ def gpus_of(config: ServerConfig, replica: int, gpus: Sequence[str]) -> Share:
 
 
 def cores_of(config: ServerConfig, replica: int, cores: Sequence[int]) -> Share:
-    """The cores of one replica. More replicas than cores: none is bound to any."""
+    """The cores of one replica; one is left to all else, as vLLM does, if there are enough.
+
+    More replicas than cores: none is bound to any.
+    """
     variable = "VLLM_CPU_OMP_THREADS_BIND"
     if variable in os.environ:
         return Share()
     if len(cores) < config.replicas:
         return Share(environment={variable: "nobind", "OMP_NUM_THREADS": "1"})
+    cores = cores[:-1] if len(cores) > config.replicas else cores
     first = replica * len(cores) // config.replicas
     end = (replica + 1) * len(cores) // config.replicas
     return Share(environment={variable: ",".join(str(core) for core in cores[first:end])})

@@ -255,11 +255,17 @@ async def test_servers_of_different_models_are_refused() -> None:
 # --- the machine's parts ---
 
 
-def test_replicas_have_cores_of_their_own() -> None:
+def test_replicas_have_cores_of_their_own_and_leave_one() -> None:
     config = ServerConfig(replicas=3)
-    shares = [cores_of(config, n, list(range(8))).environment for n in range(3)]
+    shares = [cores_of(config, n, list(range(9))).environment for n in range(3)]
     bound = [share["VLLM_CPU_OMP_THREADS_BIND"] for share in shares]
     assert bound == ["0,1", "2,3,4", "5,6,7"]
+
+
+def test_as_many_replicas_as_cores_have_all_of_them() -> None:
+    config = ServerConfig(replicas=2)
+    shares = [cores_of(config, n, [0, 1]).environment for n in range(2)]
+    assert [share["VLLM_CPU_OMP_THREADS_BIND"] for share in shares] == ["0", "1"]
 
 
 def test_more_replicas_than_cores_are_bound_to_none() -> None:
