@@ -1,7 +1,8 @@
 """How many scripted episodes per second, against starting and removing sandboxes alone?
 
 Each episode has 7 turns of one command and a verification, over the 20 tasks of `first-steps`,
-with no sandbox started ahead of time. The floor does nothing but start and remove.
+with no sandbox started ahead of time. The floor does nothing but start and remove; the lean floor
+does so with containers as headrace makes them, without the engine's networks.
 
     python -m bench.episodes [--provider namespace|docker|both] [--attempts 10] [--json FILE]
 """
@@ -62,13 +63,17 @@ async def episodes_per_s(provider: str, attempts: int) -> float:
 
 async def measure(providers: list[str], attempts: int) -> dict[str, float | None]:
     metrics: dict[str, float | None] = dict.fromkeys(
-        ("docker_eps_s", "namespace_eps_s", "docker_floor_s", "namespace_floor_s")
+        (
+            *("docker_eps_s", "namespace_eps_s"),
+            *("docker_floor_s", "docker_lean_floor_s", "namespace_floor_s"),
+        )
     )
     if "namespace" in providers:
         metrics["namespace_floor_s"] = await namespace_floor(200, LIVE["namespace"])
         metrics["namespace_eps_s"] = await episodes_per_s("namespace", attempts)
     if "docker" in providers:
-        metrics["docker_floor_s"] = await docker_floor(60, LIVE["docker"], BASE_IMAGE)
+        for name, lean in (("docker_floor_s", False), ("docker_lean_floor_s", True)):
+            metrics[name] = await docker_floor(60, LIVE["docker"], BASE_IMAGE, lean=lean)
         metrics["docker_eps_s"] = await episodes_per_s("docker", max(1, attempts // 3))
     return metrics
 
