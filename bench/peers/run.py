@@ -20,7 +20,7 @@ from pathlib import Path
 from bench.peers.model import serving
 from bench.peers.programs import Outcome
 from bench.peers.systems import PLACES, SYSTEMS, Bench, System, emptied
-from bench.peers.table import Line, markdown, metrics
+from bench.peers.table import markdown, metrics
 from bench.peers.tasks import prepare
 from bench.report import report
 
@@ -63,7 +63,9 @@ def once(system: System, bench: Bench, episodes: int, concurrency: int) -> Outco
     return outcome
 
 
-def in_turn(systems: Sequence[System], bench: Bench, *, rounds: int, quick: bool) -> list[Line]:
+def in_turn(
+    systems: Sequence[System], bench: Bench, *, rounds: int, quick: bool
+) -> dict[str, list[Outcome]]:
     """Every system once a round, from another one on each time."""
     outcomes: dict[str, list[Outcome]] = {system.name: [] for system in systems}
     for number in range(rounds):
@@ -71,10 +73,7 @@ def in_turn(systems: Sequence[System], bench: Bench, *, rounds: int, quick: bool
         for system in (*systems[first:], *systems[:first]):
             episodes = system.quick if quick else system.episodes
             outcomes[system.name].append(once(system, bench, episodes, system.best))
-    return [
-        Line(system.name, system.title, system.default, system.best, outcomes[system.name])
-        for system in systems
-    ]
+    return outcomes
 
 
 def sweep(systems: Sequence[System], bench: Bench) -> None:
@@ -107,9 +106,9 @@ def main() -> None:
             sweep(systems, bench)
             return
         rounds = 1 if arguments.quick else arguments.rounds
-        lines = in_turn(systems, bench, rounds=rounds, quick=arguments.quick)
-    report("peers.run", metrics(lines), arguments.json)
-    print(f"\n{markdown(lines)}")
+        found = metrics(in_turn(systems, bench, rounds=rounds, quick=arguments.quick))
+    report("peers.run", found, arguments.json)
+    print(f"\n{markdown(found)}")
     if arguments.quick:
         print("\n--quick: rounds this short say nothing about speed", file=sys.stderr)
 
