@@ -38,6 +38,8 @@ STILL_RAW_S = 0.15
 """What a full-screen program prints in one go has no longer pauses."""
 SILENT_S = 0.3
 """Keys that nothing answers (a password) have been taken up by then."""
+ANSWERED_S = 0.1
+"""What the terminal answers a program has been read by then, on a busy machine too."""
 LONGEST_PAUSE_S = 1.0
 """Between two probes of a program that prints nothing."""
 PROBE_TIMEOUT_S = 10.0
@@ -172,7 +174,7 @@ class PtyTerminal:
         """The last mark did not come: each further one would leave a process that cannot end."""
         self._chunks = 0
         self._last = 0.0
-        """When something was printed last."""
+        """When something was printed last, or what a program asked will have been read."""
 
     def __repr__(self) -> str:
         return f"<PtyTerminal {self._tty or 'closed'} {self._emulator!r}>"
@@ -280,6 +282,8 @@ class PtyTerminal:
                 await asyncio.sleep(min(STILL_S, left))
                 continue
             await self._digest()  # a program may ask the terminal, and wait for its answer
+            if self._last > now:  # it has just been given one
+                continue
             seen = self._chunks
             state = await self._look()
             if self._chunks != seen:
@@ -358,6 +362,7 @@ class PtyTerminal:
     def _reply(self, answer: str) -> None:
         if self._line is not None:
             self._line.write(answer.encode())
+            self._last = _now() + ANSWERED_S
 
     def _drop_line(self) -> None:
         if self._line is not None:

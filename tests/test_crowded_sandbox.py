@@ -63,16 +63,20 @@ async def verdict(sandbox: Sandbox, folder: Path, script: str = TESTS) -> Verdic
     return await HarborVerifier().verify(task, sandbox)
 
 
-async def leave(sandbox: Sandbox, command: str) -> None:
-    """The agent starts it, and its phase ends a moment later. Nothing here has to fork."""
-    await sandbox.run(f"{command}\nfor ((i = 0; i < 300000; i++)); do :; done", timeout_s=4)
+async def leave(sandbox: Sandbox, command: str, timeout_s: float = 4) -> None:
+    """The agent starts it, and its phase ends a moment later. Nothing here has to fork.
+
+    At the deadline what the command started is killed, so it is short for what never ends only.
+    """
+    script = f"{command}\nfor ((i = 0; i < 300000; i++)); do :; done"
+    await sandbox.run(script, timeout_s=timeout_s)
 
 
 async def test_a_full_process_table_does_not_keep_the_tests_from_running(
     sandbox: Sandbox, tmp_path: Path
 ) -> None:
     await sandbox.write("/tmp/left", b"kept")
-    await leave(sandbox, FULL_HOUSE)
+    await leave(sandbox, FULL_HOUSE, timeout_s=60)
     found = await verdict(sandbox, tmp_path)
     assert (found.reward, found.fault, found.reason) == (1.0, None, None)
     sleeping = await sandbox.exec("grep -lz '^1000$' /proc/[0-9]*/cmdline | wc -l", timeout_s=60)
