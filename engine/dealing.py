@@ -145,7 +145,7 @@ def share(total: int, wants: Mapping[int, int]) -> dict[int, int]:
     while left > 0 and still:
         each, odd = divmod(left, len(still))
         for at, worker in enumerate(still):
-            given = min(each + (at < odd), wants[worker] - parts[worker])
+            given = min(each or int(at < odd), wants[worker] - parts[worker])
             parts[worker] += given
             left -= given
         still = [worker for worker in still if parts[worker] < wants[worker]]
@@ -161,17 +161,31 @@ def split(total: int, workers: Collection[int], *, least: int = 0) -> dict[int, 
 class _Place(msgspec.Struct):
     """What one process may have live, as far as is known."""
 
+    turn: int = 0
+    """Counts the bounds it was sent."""
     told: int = 0
-    """The bound it was sent last,"""
+    """The last of them."""
     obeyed: int = 0
-    """the one it last said it keeps,"""
+    """The one it last said it keeps,"""
     live: int = 0
     """and how many it had then."""
+    under_way: deque[tuple[int, int]] = msgspec.field(default_factory=deque)
+    """Turns and bounds it may not have heard of."""
 
     @property
     def most(self) -> int:
         """It may have so many at this moment."""
-        return max(self.told, self.obeyed, self.live)
+        return max(self.obeyed, self.live, *(bound for _, bound in self.under_way), 0)
+
+    def tell(self, bound: int) -> None:
+        self.turn += 1
+        self.told = bound
+        self.under_way.append((self.turn, bound))
+
+    def said(self, turn: int, live: int) -> None:
+        self.live = live
+        while self.under_way and self.under_way[0][0] <= turn:
+            self.obeyed = self.under_way.popleft()[1]
 
 
 class Shares:
@@ -186,10 +200,14 @@ class Shares:
     def leave(self, worker: int) -> None:
         self._places.pop(worker, None)
 
-    def said(self, worker: int, *, bound: int, live: int) -> None:
-        """What a process says it keeps and has."""
+    def said(self, worker: int, *, turn: int, live: int) -> None:
+        """What a process keeps to, as the number of the bound it heard of last, and what it has."""
+        self._places[worker].said(turn, live)
+
+    def last(self, worker: int) -> tuple[int, int]:
+        """The bound that holds for it, and its number, to be sent along."""
         place = self._places[worker]
-        place.obeyed, place.live = bound, live
+        return place.told, place.turn
 
     @property
     def committed(self) -> int:
@@ -205,10 +223,12 @@ class Shares:
         changed: dict[int, int] = {}
         for worker, place in self._places.items():
             if wanted[worker] < place.told:
-                place.told = changed[worker] = wanted[worker]
+                changed[worker] = wanted[worker]
+                place.tell(wanted[worker])
         for worker, place in self._places.items():
             room = total - (self.committed - place.most)
             more = min(wanted[worker], room)
             if more > place.told:
-                place.told = changed[worker] = more
+                changed[worker] = more
+                place.tell(more)
         return changed

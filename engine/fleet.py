@@ -167,6 +167,7 @@ class Fleet:
         graded: Mapping[str, int] | None = None,
         server: State | None = None,
         command: Sequence[str] = COMMAND,
+        silent_s: float = SILENT_S,
     ) -> None:
         """`config`: as the processes read it. `graded`: episodes of a group that are, by digest.
 
@@ -185,13 +186,14 @@ class Fleet:
         self._graded = Counter(graded or {})
         self._server = server
         self._command = command
+        self._silent_s = silent_s
         self._deal = Deal(planned, tries=bounds.tries, held=held)
         self._shares = Shares()
         self._workers = [Worker(n + 1) for n in range(number)]
-        self._live: dict[int, int] = {}
-        """The share of the live ones that each was told."""
         self._obeyed = Stop.NONE
         self._owed = 0
+        self._finishing = False
+        """Somebody was there at the end of the plan."""
         self.pool = WarmAhead(warm, provider.footprint, self._workers, self._reshare)
         self.finished = 0
         """Episodes that are durable."""
@@ -209,12 +211,11 @@ class Fleet:
                 await self._drive()
         finally:
             self._shutdown.listener = None
-        left = self._deal.stop()
-        self._owed += left
-        if left and self._obeyed is Stop.NONE:
+        self._owed += self._deal.stop()
+        if self._owed and self._obeyed is Stop.NONE and not self._finishing:
             self.error = self.error or InfrastructureError(
-                f"every engine process has ended: {left} episodes are owed; what they said is in "
-                f"{self._folder / 'logs'}. The same command goes on from here"
+                f"every engine process has ended: {self._owed} episodes are owed; what they said "
+                f"is in {self._folder / 'logs'}. The same command goes on from here"
             )
         self._meters.settle()
         return self.snapshot()
@@ -245,13 +246,15 @@ class Fleet:
             self._feed()
             try:
                 while not worker.over:
-                    async with asyncio.timeout(SILENT_S):
+                    async with asyncio.timeout(self._silent_s):
                         message = await line.receive()
                     if message is None:
                         break
                     self._hear(worker, message)
             except TimeoutError:
-                self._note(f"engine process {worker.number} said nothing for {SILENT_S:.0f} s")
+                self._note(
+                    f"engine process {worker.number} said nothing for {self._silent_s:.0f} s"
+                )
                 process.kill()
             worker.over = True
         await self._leave(worker, process.returncode, log, shards)
@@ -299,7 +302,7 @@ class Fleet:
         self._meters.recent(worker.number, now.start_s, now.lag_s)
         if now.measured is not None:
             self._meters.sample(worker.number, now.measured)
-        self._shares.said(worker.number, bound=now.bound, live=now.live)
+        self._shares.said(worker.number, turn=now.turn, live=now.live)
         self._reshare()
         self._feed()
 
@@ -358,7 +361,9 @@ class Fleet:
                 worker.send(self._portion(dealt))
         if self._deal.idle:
             for worker in self._workers:
-                worker.send(Finish())
+                if worker.line is not None and not worker.over:
+                    worker.line.send(Finish())
+                    self._finishing = True
 
     def _portion(self, dealt: Sequence[Planned]) -> Portion:
         groups = {one.task.digest for one in dealt}
@@ -375,7 +380,7 @@ class Fleet:
             number: UNLIMITED if self._deal.left else self._deal.outstanding(number)
             for number in joined
         }
-        self._live |= self._shares.assign(self._bounds.live, wants)
+        self._shares.assign(self._bounds.live, wants)
         preparing = split(self._bounds.preparing, joined, least=1)
         verifying = split(self._bounds.verifying, joined, least=1)
         warm = split(self.pool.most, joined)
@@ -385,14 +390,15 @@ class Fleet:
             number = worker.number
             if worker.line is None or worker.over:
                 continue
+            live, turn = self._shares.last(number)
             bounds = Bounds(
-                live=self._live.get(number, 0),
+                live=live,
                 preparing=preparing[number],
                 verifying=verifying[number],
                 tries=self._bounds.tries,
                 retries=None if budget is None else retries[number],
             )
-            places = Places(bounds=bounds, warm=warm[number])
+            places = Places(bounds=bounds, warm=warm[number], turn=turn)
             if places != worker.places:
                 worker.places = places
                 worker.send(places)

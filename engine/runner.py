@@ -40,7 +40,7 @@ from headrace.engine.store import Store
 from headrace.engine.summary import Counted, Summary, summarise, write
 from headrace.engine.warming import keep_warm
 from headrace.engine.world import limits_of
-from headrace.errors import TaskError
+from headrace.errors import ConfigError, TaskError
 from headrace.policies.base import Policy
 from headrace.policies.registry import build
 from headrace.policies.served import elsewhere
@@ -84,6 +84,12 @@ async def run(
     what is durable; an `InfrastructureError` that is `final` when the sandbox engine, the model
     server or the disk gave out for good. Cancelling it closes everything first.
     """
+    if config.engine.processes > 1 and (policy is not None or provider is not None):
+        raise ConfigError(
+            f"engine.processes = {config.engine.processes}: a policy or a provider of one's own"
+            " stays in this process; expected 1"
+        )
+    preflight.check()  # blocks for a moment: nothing is going on yet, and threads may be lacking
     shutdown = Shutdown()
     with signals(shutdown):
         catalog = await in_thread(_catalog, config, on_event)

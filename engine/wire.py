@@ -59,6 +59,8 @@ class Places(Record, frozen=True, kw_only=True, tag=True):
 
     bounds: Bounds
     warm: int
+    turn: int
+    """Which of its bounds on the live ones this is; `Now` says it again."""
 
 
 class Served(Record, frozen=True, kw_only=True, tag=True):
@@ -107,8 +109,8 @@ class Now(Record, frozen=True, kw_only=True, tag=True):
 
     stages: dict[str, int]
     live: int
-    bound: int
-    """Of the live ones, as it keeps it."""
+    turn: int
+    """Of the bounds that it keeps to."""
     wants: bool
     retries: int
     opened: int

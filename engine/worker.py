@@ -122,6 +122,7 @@ class Work:
         self._begin = begin
         self._parts = parts
         self._pool = parts.provider
+        self._turn = 0
         self._shutdown = Shutdown()
         self._meters = Meters()
         self._groups = Groups(config.engine.min_group, config.engine.patience)
@@ -172,7 +173,7 @@ class Work:
                     self._groups.known(group, graded)
                 self._driver.extend(message.episodes, message.tries)
             case Places():
-                self._driver.bounds = message.bounds
+                self._turn, self._driver.bounds = message.turn, message.bounds
                 self._pool.most = message.warm
             case Halt():
                 self._shutdown.request(message.stop, message.reason)
@@ -200,7 +201,7 @@ class Work:
         return Now(
             stages=snapshot.stages,
             live=snapshot.live,
-            bound=driver.bounds.live,
+            turn=self._turn,
             wants=driver.wants,
             retries=driver.retries,
             opened=driver.breaker.opened,
