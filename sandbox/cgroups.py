@@ -8,7 +8,7 @@ that a sweep finds them again. Blocking, but only on the kernel's own files.
 import os
 import signal
 import time
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +19,10 @@ from headrace.sandbox.base import Limits
 _CONTROLLERS = ("pids", "memory", "cpu")
 _PERIOD_US = 100_000
 _REMOVE_S = 5.0
+
+
+Settings = list[tuple[str, str]]
+"""Names of files of a group, and what goes into them."""
 
 
 @dataclass(frozen=True)
@@ -33,38 +37,40 @@ class Cgroups:
         """Controllers that cannot be set here."""
         return tuple(name for name in _CONTROLLERS if name not in self.parents)
 
-    def create(self, name: str, limits: Limits, *, outer: int = 0) -> tuple[Path, ...]:
-        """Make the groups of one sandbox; the caller puts its first process into each.
+    def plan(self, name: str, limits: Limits, *, outer: int = 0) -> dict[Path, Settings]:
+        """The groups of one sandbox: what is written into which files of each, in order.
 
         `outer` processes of the sandbox are not seen inside: they come on top of `limits.pids`.
         """
-        made: list[Path] = []
-        try:
-            for controller, parent in self.parents.items():
-                group = parent / name
-                if group not in made:
-                    group.mkdir()
-                    made.append(group)
-                for file, value in _settings(self.version, controller, limits, outer):
-                    (group / file).write_text(value)
-        except OSError as e:
-            remove(made)
-            raise SandboxError(f"control group {group}: {e.strerror or e}") from e
-        return tuple(made)
+        out: dict[Path, Settings] = {}
+        for controller, parent in self.parents.items():
+            out.setdefault(parent / name, []).extend(
+                _settings(self.version, controller, limits, outer)
+            )
+        return out
+
+
+def create(planned: Mapping[Path, Settings]) -> None:
+    """Make the groups of one sandbox; the caller puts its first process into each."""
+    made: list[Path] = []
+    try:
+        for group, settings in planned.items():
+            group.mkdir()
+            made.append(group)
+            for file, value in settings:
+                (group / file).write_text(value)
+    except OSError as e:
+        remove(made)
+        raise SandboxError(f"control group {group}: {e.strerror or e}") from e
 
 
 class Processes:
     """The process limit of one sandbox's group. The kernel's own files: never slow."""
 
-    def __init__(self, group: Path) -> None:
+    def __init__(self, group: Path, limit: int) -> None:
         self._group = group
-        self._limit = self._read("pids.max")
-        self._most = int(self._limit) if self._limit.isdigit() else 0
+        self.limit = self._most = limit
         self._current = str(group / "pids.current")
-
-    @property
-    def limit(self) -> int | None:
-        return int(self._limit) if self._limit.isdigit() else None
 
     def room(self) -> int:
         """How many more can start."""
@@ -76,13 +82,13 @@ class Processes:
 
     def lend(self, more: int) -> None:
         """`more` than there are now, or than the limit allows."""
-        now = max(int(self._read("pids.current")), int(self._limit))
+        now = max(int(self._read("pids.current")), self.limit)
         self._most = now + more
         (self._group / "pids.max").write_text(str(self._most))
 
     def give_back(self) -> None:
-        self._most = int(self._limit)
-        (self._group / "pids.max").write_text(self._limit)
+        self._most = self.limit
+        (self._group / "pids.max").write_text(str(self.limit))
 
     def kill_all_but(self, spared: Collection[int]) -> None:
         """SIGKILL every process of the group; none can be started meanwhile, nor after."""
@@ -101,16 +107,16 @@ class Processes:
         return (self._group / file).read_text().strip()
 
 
-def processes_of(groups: Sequence[Path]) -> Processes | None:
+def processes_of(planned: Mapping[Path, Settings]) -> Processes | None:
     """Of the groups of a sandbox, the one that limits processes; None without such a limit."""
-    for group in groups:
-        if (group / "pids.max").exists():
-            found = Processes(group)
-            return None if found.limit is None else found
+    for group, settings in planned.items():
+        for file, value in settings:
+            if file == "pids.max":
+                return Processes(group, int(value))
     return None
 
 
-def remove(groups: list[Path] | tuple[Path, ...]) -> None:
+def remove(groups: Iterable[Path]) -> None:
     """Remove groups, waiting a moment for their last process to end. Idempotent."""
     deadline = time.monotonic() + _REMOVE_S
     for group in groups:

@@ -73,9 +73,10 @@ def _become(plan: Plan, fds: list[int], alive: int) -> None:
     _check(_libc.prctl(_PDEATHSIG, signal.SIGKILL, 0, 0, 0), "die with the launcher")
     if select.select([alive], [], [], 0)[0]:
         os._exit(FAILED)  # it ended before we asked
-    for group in plan["groups"]:
-        with open(group, "w") as file:
-            file.write("0")
+    for group, settings in plan["groups"]:
+        os.mkdir(group)
+        for file, value in (*settings, ("cgroup.procs", "0")):
+            _write(f"{group}/{file}", value)
     for number, value in plan["rlimits"]:
         resource.setrlimit(number, (value, value))
     flags = _NEW_NS | _NEW_IPC | _NEW_UTS | _NEW_CGROUP | (0 if plan["network"] else _NEW_NET)
@@ -94,6 +95,16 @@ def _become(plan: Plan, fds: list[int], alive: int) -> None:
     for name in (signal.SIGPIPE, signal.SIGCHLD, signal.SIGINT):
         signal.signal(name, signal.SIG_DFL)
     _run(plan["argv"], plan["env"])
+
+
+def _write(path: str, value: str) -> None:
+    fd = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
+    try:
+        os.write(fd, value.encode())
+    except OSError as e:
+        raise OSError(e.errno, e.strerror, path) from None
+    finally:
+        os.close(fd)
 
 
 def can_launch() -> bool:
@@ -226,14 +237,40 @@ def _say(channel: socket.socket, number: int, what: str, value: int) -> None:
     channel.send(marshal.dumps((number, what, value)))
 
 
-def _reap(channel: socket.socket, live: dict[int, int]) -> None:
-    while live:
-        pid, status = os.waitpid(-1, os.WNOHANG)
-        if pid == 0:
-            return
-        for number in [number for number, its in live.items() if its == pid]:
-            del live[number]
-            _say(channel, number, "ended", status)
+class _Live:
+    """The sandboxes that have been started and have not ended."""
+
+    def __init__(self) -> None:
+        self.pids: dict[int, int] = {}
+        """By number."""
+        self._by_pid: dict[int, tuple[int, list[str]]] = {}
+
+    def add(self, number: int, pid: int, groups: list[str]) -> None:
+        self.pids[number] = pid
+        self._by_pid[pid] = number, groups
+
+    def reap(self, channel: socket.socket) -> None:
+        """Say who has ended; with its last process gone, its control groups go too."""
+        while self.pids:
+            pid, status = os.waitpid(-1, os.WNOHANG)
+            if pid == 0:
+                return
+            if pid in self._by_pid:
+                number, groups = self._by_pid.pop(pid)
+                del self.pids[number]
+                gone = [_removed(group) for group in groups]
+                _say(channel, number, "ended" if all(gone) else "left", status)
+
+
+def _removed(group: str) -> bool:
+    """Whether a control group is gone. Its last process just ended, and nobody waits here."""
+    try:
+        os.rmdir(group)
+    except FileNotFoundError:
+        return True  # the sandbox did not come that far
+    except OSError:
+        return False
+    return True
 
 
 def _bell() -> int:
@@ -249,14 +286,14 @@ def _bell() -> int:
 def _serve(channel: socket.socket) -> None:
     own = os.open("/proc/self/ns/pid", os.O_RDONLY | os.O_CLOEXEC)
     alive, bell = os.pipe(), _bell()
-    live: dict[int, int] = {}
+    live = _Live()
     gc.freeze()  # the children share these pages
     gc.disable()
     while True:
         ready = select.select([channel.fileno(), bell], [], [])[0]
         if bell in ready:
             os.read(bell, 4096)
-            _reap(channel, live)
+            live.reap(channel)
         if channel.fileno() not in ready:
             continue
         said, fds, _, _ = socket.recv_fds(channel, MAX_MESSAGE, MAX_FDS, socket.MSG_CMSG_CLOEXEC)
@@ -264,15 +301,16 @@ def _serve(channel: socket.socket) -> None:
             return
         number, plan = marshal.loads(said)
         if plan is None:
-            if number in live:
-                os.kill(live[number], signal.SIGKILL)
+            if number in live.pids:
+                os.kill(live.pids[number], signal.SIGKILL)
             continue
         try:
-            live[number] = _fork(plan, fds, own, alive)
+            pid = _fork(plan, fds, own, alive)
         except OSError as e:
             _say(channel, number, "refused", e.errno or 0)
         else:
-            _say(channel, number, "started", live[number])
+            live.add(number, pid, [group for group, _ in plan["groups"]])
+            _say(channel, number, "started", pid)
         for fd in fds:
             os.close(fd)
 

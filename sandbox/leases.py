@@ -9,6 +9,7 @@ import os
 import shutil
 import signal
 import tempfile
+from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
 
@@ -34,6 +35,8 @@ class Lease(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     processes: tuple[Owner, ...] = ()
     groups: tuple[str, ...] = ()
     """Folders of control groups."""
+    group_prefixes: tuple[str, ...] = ()
+    """What such folders begin with, where their names go on with `-NUMBER-` and an episode."""
     folders: tuple[str, ...] = ()
 
 
@@ -99,17 +102,29 @@ def sweep() -> list[str]:
             continue
         if owner_of(lease.owner.pid) == lease.owner:
             continue
-        _remove(lease)
+        found = _remove(lease) or [lease.what]
         drop(path)
-        lines.append(f"{lease.what} (its driver, process {lease.owner.pid}, is gone)")
+        lines += [f"{what} (its driver, process {lease.owner.pid}, is gone)" for what in found]
     return lines
 
 
-def _remove(lease: Lease) -> None:
+def groups_like(prefixes: Iterable[str]) -> list[Path]:
+    """The folders that begin so."""
+    found = []
+    for prefix in map(Path, prefixes):
+        with suppress(OSError):
+            found += [path for path in prefix.parent.iterdir() if path.name.startswith(prefix.name)]
+    return found
+
+
+def _remove(lease: Lease) -> list[str]:
+    """What was found by a prefix, for people."""
     for process in lease.processes:
         if owner_of(process.pid) == process:
             kill_tree(process.pid)
-    groups = tuple(map(Path, lease.groups))
+    prefixes = tuple(f"{prefix}-" for prefix in lease.group_prefixes)
+    found = groups_like(prefixes)
+    groups = (*map(Path, lease.groups), *found)
     for group in groups:
         with suppress(OSError):
             for pid in (group / "cgroup.procs").read_text().split():
@@ -117,6 +132,14 @@ def _remove(lease: Lease) -> None:
     cgroups.remove(groups)
     for folder in lease.folders:
         shutil.rmtree(folder, ignore_errors=True)
+    lengths = {Path(prefix).name: len(Path(prefix).name) for prefix in prefixes}
+    names = {
+        path.name[length:]
+        for path in found
+        for name, length in lengths.items()
+        if path.name.startswith(name)
+    }
+    return sorted(f"sandbox of {name.partition('-')[2]}" for name in names)
 
 
 def kill_tree(leader: int) -> None:

@@ -36,6 +36,7 @@ from headrace.sandbox.namespace_launch import (
     plan,
 )
 from headrace.sandbox.namespace_launcher import Launcher
+from headrace.sandbox.namespace_lease import SharedLease
 from headrace.sandbox.namespace_process import Leader, inherited, spawn
 from headrace.sandbox.namespace_sandbox import NamespaceSandbox
 from headrace.sandbox.namespace_terminal import TerminalPlace
@@ -87,7 +88,7 @@ class NamespaceProvider:
 
     async def __aenter__(self) -> "NamespaceProvider":
         with boundary(SandboxError, "the namespace provider could not be opened"):
-            self._here = await in_thread(_look)
+            self._here = await in_thread(_look, self._run_id)
         return self
 
     async def __aexit__(self, *exc: object) -> None:
@@ -127,8 +128,7 @@ class NamespaceProvider:
         That is a build: the entrypoint is not run there.
         """
         here = self._there()
-        name = f"headrace-{self._run_id[:20]}-{secrets.token_hex(5)}"
-        claim = _Claim(here, name, spec)
+        claim = _Claim(here, here.lease.name_for(spec.episode), spec.limits)
         workdir, user = spec.workdir or image.workdir, spec.user or image.user
         entry = (*image.entrypoint, *KEEP_ALIVE) if image.entrypoint and upper is None else ()
         sandbox = NamespaceSandbox(
@@ -138,12 +138,11 @@ class NamespaceProvider:
         )
         self._live += 1
         try:
-            with boundary(SandboxError, f"the lease of {name}"):
-                await run_shielded(in_thread(claim.take))
+            await claim.take()
             launch = Launch(
                 layers=image.layers,
                 mount_point=here.mount_point,
-                groups=claim.groups,
+                groups=claim.planned,
                 env={**image.env, **proxy_env(spec), **spec.env},
                 workdir=workdir,
                 user=user,
@@ -158,7 +157,7 @@ class NamespaceProvider:
                     await sandbox.start(
                         lambda fds: self._lead(launch, fds),
                         here.files,
-                        cgroups.processes_of(claim.groups),
+                        cgroups.processes_of(claim.planned),
                     )
             except TimeoutError:
                 raise SandboxError(f"no sandbox within {START_TIMEOUT_S:.0f} s") from None
@@ -196,7 +195,7 @@ class NamespaceProvider:
         try:
             await sandbox.aclose()
         finally:
-            await in_thread(claim.release)
+            await claim.release(cleared=sandbox.leader is not None and sandbox.leader.cleared)
 
     def _there(self) -> "_Here":
         if self._here is None:
@@ -213,32 +212,28 @@ def _storage_mb(limits: Limits) -> int:
 
 
 class _Claim:
-    """The control groups and the lease of one sandbox. Blocking."""
+    """The control groups of one sandbox, and its part in the provider's lease."""
 
-    def __init__(self, here: "_Here", name: str, spec: SandboxSpec) -> None:
-        self.groups: tuple[Path, ...] = ()
+    def __init__(self, here: "_Here", name: str, limits: Limits) -> None:
+        outer = 0 if here.launcher is not None else 1
+        self.planned = here.groups.plan(name, limits, outer=outer)
         self._here = here
-        self._name = name
-        self._spec = spec
-        self._lease: Path | None = None
+        self._held = False
 
-    def take(self) -> None:
-        paths = dict.fromkeys(parent / self._name for parent in self._here.groups.parents.values())
-        self._lease = leases.take(
-            self._name,
-            leases.Lease(
-                owner=self._here.owner,
-                what=f"sandbox of {self._spec.episode}",
-                groups=tuple(map(str, paths)),
-            ),
-        )
-        outer = 0 if self._here.launcher is not None else 1
-        self.groups = self._here.groups.create(self._name, self._spec.limits, outer=outer)
+    async def take(self) -> None:
+        """The lease first; then the groups, where no launcher makes them."""
+        await self._here.lease.hold()
+        self._held = True
+        if self._here.launcher is None:
+            await run_shielded(in_thread(cgroups.create, self.planned))
 
-    def release(self) -> None:
-        cgroups.remove(self.groups)
-        if self._lease is not None and not any(group.exists() for group in self.groups):
-            leases.drop(self._lease)
+    async def release(self, *, cleared: bool) -> None:
+        """`cleared`: whoever ended the sandbox has removed its groups."""
+        if not cleared:
+            await in_thread(cgroups.remove, self.planned)
+        if self._held:
+            self._held = False
+            await self._here.lease.let_go()
 
 
 @dataclass(frozen=True)
@@ -252,13 +247,13 @@ class _Here:
     """What a sandbox gets open: the program of its first process, the system-call filter."""
     inherited: tuple[int, ...]
     """Descriptors of this process that no sandbox may see."""
-    owner: leases.Owner
+    lease: SharedLease
     filter: bytes
     launcher: Launcher | None
     """What starts them; None: bubblewrap does."""
 
 
-def _look() -> _Here:
+def _look(run_id: str) -> _Here:
     host = _host()
     if isinstance(host, str):
         raise SandboxError(host)
@@ -275,7 +270,7 @@ def _look() -> _Here:
         mount_point=runtime / "mnt",
         files=files,
         inherited=inherited(),
-        owner=leases.this_process(),
+        lease=SharedLease(f"headrace-{run_id[:20]}-{secrets.token_hex(5)}", groups),
         filter=program or b"",
         launcher=Launcher(inherited()) if by_launcher else None,
     )
@@ -330,13 +325,13 @@ def _has_subordinate_ids() -> bool:
 def _try_start() -> str | None:
     """Start the real thing, with the host's programs below and `true` as its only process."""
     try:
-        here = _look()
+        here = _look("try")
     except (SandboxError, OSError) as e:
         return str(e)
     launch = Launch(
         layers=(Path("/usr"),),  # of the root of the host, a user may not make a layer
         mount_point=here.mount_point,
-        groups=(),
+        groups={},
         env={},
         workdir="/",
         user="",

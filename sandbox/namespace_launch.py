@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from headrace.sandbox.base import Limits
+from headrace.sandbox.cgroups import Settings
 from headrace.sandbox.scripts import INIT
 
 HOSTNAME = "sandbox"
@@ -101,7 +102,8 @@ class Launch:
     layers: tuple[Path, ...]
     """Folders of the root filesystem, the topmost first."""
     mount_point: Path
-    groups: tuple[Path, ...]
+    groups: Mapping[Path, Settings]
+    """Control groups to be in; the launcher makes them, for others they are there."""
     env: Mapping[str, str]
     workdir: str
     user: str
@@ -127,7 +129,7 @@ def plan(
     channels' own program.
     """
     return {
-        "groups": [str(group / "cgroup.procs") for group in launch.groups],
+        "groups": [(str(group), settings) for group, settings in launch.groups.items()],
         "rlimits": _data_limit(launch),
         "network": launch.network,
         "steps": [*_root_steps(launch, resolv), *_kernel_steps(_root_of(launch))],

@@ -17,11 +17,13 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 
+from headrace.aio import run_shielded
 from headrace.errors import SandboxError
 from headrace.sandbox.launcher import MAX_MESSAGE
 from headrace.sandbox.namespace_process import Leader, raised
 
 PROGRAM = Path(__file__).with_name("launcher.py")
+END_TIMEOUT_S = 20.0
 _CHANNEL_FD = 3
 _GONE = "the process that starts sandboxes has ended"
 
@@ -106,9 +108,10 @@ class _Line:
         try:
             self._push(message, fds, sent)
             await sent
-            return await answer
+            return await asyncio.shield(answer)
         except asyncio.CancelledError:
-            self.kill(number)
+            if sent.done() and not sent.cancelled():
+                await run_shielded(_ended(answer))
             raise
         finally:
             self._asked.pop(number, None)
@@ -161,15 +164,16 @@ class _Line:
                 self._fail()
                 return
             number, what, value = marshal.loads(said)
-            if what == "ended":
-                self._end(number, os.waitstatus_to_exitcode(value))
+            if what in ("ended", "left"):
+                self._end(number, os.waitstatus_to_exitcode(value), cleared=what == "ended")
             else:
                 self._answer(number, what, value)
 
     def _answer(self, number: int, what: str, value: int) -> None:
         asked = self._asked.get(number)
         if asked is None or asked.done():
-            return  # who asked has gone, and said to kill it
+            self.kill(number)  # who asked has given it up
+            return
         if what == "started":
             self._live[number] = _Launched(value, number, self)
             asked.set_result(self._live[number])
@@ -177,9 +181,10 @@ class _Line:
             words = f"no process for a sandbox: {os.strerror(value)}"
             asked.set_exception(SandboxError(words))
 
-    def _end(self, number: int, status: int) -> None:
+    def _end(self, number: int, status: int, *, cleared: bool) -> None:
         launched = self._live.pop(number, None)
         if launched is not None:
+            launched.cleared = cleared
             launched.end(status)
 
     def _fail(self) -> None:
@@ -206,8 +211,17 @@ class _Line:
         with suppress(ChildProcessError):
             os.waitpid(self._pid, 0)
         for number in tuple(self._live):
-            self._end(number, -signal.SIGKILL)
+            self._end(number, -signal.SIGKILL, cleared=False)
         self._gone.set()
+
+
+async def _ended(answer: "asyncio.Future[Leader]") -> None:
+    """Nobody wants the sandbox any more: returns when nothing of it can come into being."""
+    with suppress(SandboxError, TimeoutError):
+        async with asyncio.timeout(END_TIMEOUT_S):
+            leader = await answer
+            leader.kill()
+            await leader.ended.wait()
 
 
 def _spawn(theirs: socket.socket, closed: tuple[int, ...]) -> int:

@@ -130,6 +130,8 @@ class Leader:
         self.ended = asyncio.Event()
         self.status = 0
         """Exit code, or minus the signal."""
+        self.cleared = False
+        """Once it has ended: whether its control groups are removed already."""
         self.on_end: Callable[[], None] = lambda: None
 
     @property

@@ -87,7 +87,7 @@ hr_keep() { # USER WORKDIR
 
 _BESIDE = r"""
 hr_beside() { # WORKDIR USER COMMAND...: start it in a session of its own; nobody waits for it
-  mkdir -p -- "$1"
+  [ -d "$1" ] || mkdir -p -- "$1"
   cd -- "$1" || cd /
   hr_who=$2; shift 2
   # not by `&` where that can be: what a shell starts so ignores SIGINT, with all its children
@@ -103,7 +103,7 @@ AGENT_PROGRAM = _packed(
     + r"""
 exec 7</dev/null 8>&1 9>&2 >/dev/null 2>/dev/null
 IFS= read -r hr_key || exit 0
-[ -z "$2" ] || mkdir -p -- "$2"
+[ -z "$2" ] || [ -d "$2" ] || mkdir -p -- "$2"
 hr_keep "$1" "${2:-.}"
 """
 )
@@ -344,7 +344,7 @@ exec 8>&1 9>&2 >/dev/null 2>/dev/null
 IFS= read -r hr_key || exit 0
 IFS= read -r hr_key1 <&3 || exit 0
 IFS= read -r hr_key2 <&6 || exit 0
-[ -z "$2" ] || mkdir -p -- "$2"
+[ -z "$2" ] || [ -d "$2" ] || mkdir -p -- "$2"
 if [ "$#" -gt 2 ]; then
   (shift 2; hr_beside "$@") </dev/null 3<&- 4>&- 5>&- 6<&- 7>&- 8>&- 9>&-
 fi
