@@ -30,7 +30,7 @@ R = TypeVar("R")
 LOOK_EVERY_S = 2.0
 STUCK_S = 60.0
 """Without a sign of work before the calls in flight are given up and made elsewhere."""
-_LOAD_S = 3.0
+_LOAD_S = 4.0
 """For a replica's load; one that is later counts with what it said last."""
 
 
@@ -222,6 +222,8 @@ class _Replica:
         self._clock = asyncio.get_running_loop().time
         self._worked_s = self._clock()
         self._tokens: float | None = None
+        self._stuck = False
+        """It has nothing to do only because its calls were given up."""
         self._calls: set[asyncio.Timeout] = set()
 
     async def complete(self, request: Request, session: str) -> Completion:
@@ -258,7 +260,9 @@ class _Replica:
 
     def give_up(self) -> None:
         """End the calls in flight, for them to be made elsewhere."""
-        for call in self._calls:
+        given_up, self._calls = self._calls, set()
+        self._stuck = True
+        for call in given_up:
             call.reschedule(self._clock())
 
     async def answers_in_time(self) -> bool:
@@ -271,8 +275,9 @@ class _Replica:
         there = self.server is None or self.server.up
         if not (there and await self._healthy()):
             return self._worked_s > begun  # slow to say so, but it answered a call
-        if not self._calls or await self._works():
-            self._worked_s = self._clock()
+        idle = not self._calls and not self._stuck
+        if idle or await self._works():
+            self._worked_s, self._stuck = self._clock(), False
         return True
 
     async def _healthy(self) -> bool:
