@@ -14,7 +14,7 @@ import asyncio
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager, suppress
-from typing import Any, Protocol, TypeVar
+from typing import Any, TypeVar
 
 from aiodocker.exceptions import DockerError
 
@@ -27,7 +27,8 @@ from headrace.errors import (
     SandboxFull,
 )
 from headrace.sandbox.base import COLUMNS, IMAGE_USER, ROWS, Sandbox, SandboxSpec, Terminal
-from headrace.sandbox.control import Control, NotBegun, Span, reserve
+from headrace.sandbox.control import Control, NotBegun, reserve
+from headrace.sandbox.docker_channel import Channel, Pipe, answers
 from headrace.sandbox.docker_container import HOSTS, mounted
 from headrace.sandbox.docker_engine import EngineClient, status_of
 from headrace.sandbox.docker_pipes import NO_SOURCE, OPENING, PipeRooms, Pipes
@@ -63,7 +64,6 @@ EXEC_S = 60.0
 INSPECT_S = 30.0
 GONE = 404
 UPDATE_S = 60.0
-ANSWER_S = 2.0
 STATS_S = 30.0
 ROOM_PIDS = 4096
 """Lent to a container that has used up its processes, so that a channel into it can open."""
@@ -78,66 +78,6 @@ _OWN_PROGRAM = HOSTS + OPENING + AGENT_PROGRAM
 _IN_WORKDIR = 'cd -- "$1" 2>/dev/null || cd /\n'
 
 log = logging.getLogger("headrace.sandbox.docker")
-
-
-class _Stream(Protocol):
-    def write(self, data: bytes) -> None: ...
-
-    def close(self) -> None: ...
-
-
-class Pipe:
-    """Stdin of a stream that may not be open yet: what is written early is sent first."""
-
-    def __init__(self) -> None:
-        self._early: list[bytes] = []
-        self._stream: _Stream | None = None
-
-    @property
-    def connected(self) -> bool:
-        return self._stream is not None
-
-    def write(self, data: bytes) -> None:
-        if self._stream is None:
-            self._early.append(data)
-        else:
-            self._stream.write(data)
-
-    def connect(self, stream: _Stream) -> None:
-        self._stream = stream
-        for data in self._early:
-            stream.write(data)
-        self._early.clear()
-
-    def close(self) -> None:
-        if self._stream is not None:
-            self._stream.close()
-
-
-class _Channel:
-    """One of our two channels: the session that is open now, if one is."""
-
-    def __init__(self) -> None:
-        self.control: Control | None = None
-        self.pipe = Pipe()
-        self.commands_before = 0
-        """How many commands the agent had run when it was last used."""
-
-    def close(self) -> None:
-        if self.control is not None:
-            self.control.closed("this channel was replaced")
-            self.control = None
-        self.pipe.close()
-
-
-async def _answers(control: Control) -> bool:
-    """Whether a channel still does. The agent may run as root: it can kill or stop it."""
-    try:
-        async with asyncio.timeout(ANSWER_S):
-            await control.window(Span(0))
-    except (TimeoutError, SandboxError):
-        return False
-    return True
 
 
 class DockerSandbox:
@@ -172,8 +112,8 @@ class DockerSandbox:
         self._ended = False
         self._closed = False
         self._lending = self._restarting = False
-        self._control = _Channel()
-        self._killer = _Channel()
+        self._control = Channel()
+        self._killer = Channel()
         self._pipes.append(Pipe())
         self._shell = Shell(
             lambda data: self._pipes[0].write(data),
@@ -511,10 +451,10 @@ class DockerSandbox:
     async def _open_killer(self) -> Control:
         return await self._open_channel(self._killer, killer=True)
 
-    async def _open_channel(self, channel: "_Channel", *, killer: bool) -> Control:
+    async def _open_channel(self, channel: Channel, *, killer: bool) -> Control:
         """The channel, opened anew if the agent's commands since its last use have wrecked it."""
         if channel.control is not None and channel.commands_before != self._commands:
-            if not await _answers(channel.control):
+            if not await answers(channel.control):
                 channel.close()
         if channel.control is None:
             channel.control, channel.pipe = await self._open(killer=killer)
