@@ -12,6 +12,7 @@ import asyncio
 import json
 import subprocess
 import sys
+import urllib.request
 from array import array
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -163,6 +164,13 @@ def serving(tokenizer: Path) -> Iterator[str]:
         server.stdin.close()
         server.wait(30)
         server.stdout.close()
+
+
+def calls(address: str) -> int:
+    """How many calls the server has answered."""
+    with urllib.request.urlopen(f"{address}/calls", timeout=60) as answer:
+        counts: dict[str, int] = json.load(answer)
+    return sum(counts.values())
 
 
 async def serve(server: Server) -> None:

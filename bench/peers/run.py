@@ -17,7 +17,7 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-from bench.peers.model import serving
+from bench.peers.model import calls, serving
 from bench.peers.programs import Outcome
 from bench.peers.systems import PLACES, SYSTEMS, Bench, System, emptied
 from bench.peers.table import markdown, metrics
@@ -44,9 +44,11 @@ def lacking(systems: Sequence[System]) -> list[str]:
 
 
 def once(system: System, bench: Bench, episodes: int, concurrency: int) -> Outcome:
-    """One round of one system. Ends the bench when an episode did not pass."""
+    """One round of one system. Ends the bench when an episode did not pass or skipped a call."""
     emptied(bench.work)
+    asked = calls(bench.model)
     outcome = system.run(bench, episodes, concurrency)
+    asked = calls(bench.model) - asked
     load = os.getloadavg()[0]
     print(
         f"{system.name:<28} {concurrency:>3} at once  {outcome.episodes:>5} episodes"
@@ -59,6 +61,11 @@ def once(system: System, bench: Bench, episodes: int, concurrency: int) -> Outco
         raise SystemExit(
             f"{tail}\n{system.name}: expected {episodes} episodes that pass, found"
             f" {outcome.episodes} of which {outcome.passed} pass: no figure"
+        )
+    if asked != outcome.episodes * system.calls:
+        raise SystemExit(
+            f"{system.name}: expected {system.calls} model calls for each of {outcome.episodes}"
+            f" episodes, found {asked} in all: no figure"
         )
     return outcome
 

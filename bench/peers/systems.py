@@ -10,7 +10,7 @@ import json
 import shutil
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
@@ -42,7 +42,7 @@ class Bench:
     """Scratch; emptied between rounds."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class System:
     """One line of the table."""
 
@@ -50,19 +50,19 @@ class System:
     title: str
     run: Callable[[Bench, int, int], Outcome]
     """Given episodes and concurrency."""
-    default: str
-    """The concurrency it has when nobody says."""
     best: int
     """The concurrency it is fastest at here, by `--sweep`."""
+    default: str = ""
+    """The concurrency it has when nobody says; empty for floors."""
     episodes: int
-    """Of one round: at least 20 s of them."""
+    """Of one round: some 20 s of them or more."""
+    quick: int
+    """Of a round of `--quick`."""
     calls: int = 0
     """Model calls of one episode."""
-    quick: int = 4
-    """Episodes of a round of `--quick`."""
-    levels: tuple[int, ...] = (2, 4, 8, 16)
+    levels: tuple[int, ...] = (4, 8, 16)
     """What `--sweep` tries."""
-    floor: bool = field(default=False)
+    floor: bool = False
 
 
 def harbor(bench: Bench, episodes: int, concurrency: int) -> Outcome:
@@ -163,9 +163,13 @@ def headrace(provider: str, protocol: str) -> Callable[[Bench, int, int], Outcom
     return run
 
 
-def floor_of_docker(bench: Bench, episodes: int, concurrency: int) -> Outcome:
-    per_second = uvloop.run(docker_floor(episodes, concurrency, bench.ready.image))
-    return Outcome(episodes=episodes, passed=episodes, seconds=episodes / per_second)
+def floor_of_docker(*, lean: bool) -> Callable[[Bench, int, int], Outcome]:
+    def run(bench: Bench, episodes: int, concurrency: int) -> Outcome:
+        image = bench.ready.image
+        per_second = uvloop.run(docker_floor(episodes, concurrency, image, lean=lean))
+        return Outcome(episodes=episodes, passed=episodes, seconds=episodes / per_second)
+
+    return run
 
 
 def floor_of_namespaces(bench: Bench, episodes: int, concurrency: int) -> Outcome:
@@ -205,74 +209,109 @@ async def _only_calls(model: str, episodes: int, concurrency: int) -> float:
 
 
 SYSTEMS: tuple[System, ...] = (
-    System("harbor", "Harbor 0.24.0, terminus-2", harbor, "4", 8, 16, calls=8, quick=2),
-    System("mini_swe_agent", "mini-swe-agent 2.4.6", mini_swe_agent, "1", 8, 64, calls=7),
-    System("verifiers", "verifiers 0.4.0", verifiers, "128", 8, 32, calls=7),
     System(
-        "headrace_docker",
-        "headrace, docker",
-        headrace("docker", "shell-block"),
-        "auto",
-        8,
-        160,
-        calls=7,
-    ),
-    System(
-        "headrace_docker_terminal",
-        "headrace, docker, terminus-json in a terminal",
-        headrace("docker", "terminus-json"),
-        "auto",
-        8,
-        128,
+        name="harbor",
+        title="Harbor 0.24.0, terminus-2",
+        run=harbor,
+        default="4",
+        best=8,
+        episodes=16,
         calls=8,
+        quick=2,
     ),
     System(
-        "headrace_namespace",
-        "headrace, namespace",
-        headrace("namespace", "shell-block"),
-        "auto",
-        16,
-        1280,
+        name="mini_swe_agent",
+        title="mini-swe-agent 2.4.6",
+        run=mini_swe_agent,
+        default="1",
+        best=8,
+        episodes=64,
+        calls=7,
+        quick=4,
+    ),
+    System(
+        name="verifiers",
+        title="verifiers 0.4.0",
+        run=verifiers,
+        default="128",
+        best=8,
+        episodes=32,
+        calls=7,
+        quick=4,
+    ),
+    System(
+        name="headrace_docker",
+        title="headrace, docker",
+        run=headrace("docker", "shell-block"),
+        default="auto",
+        best=8,
+        episodes=160,
+        calls=7,
+        quick=4,
+    ),
+    System(
+        name="headrace_docker_terminal",
+        title="headrace, docker, terminus-json in a terminal",
+        run=headrace("docker", "terminus-json"),
+        default="auto",
+        best=8,
+        episodes=100,
+        calls=8,
+        quick=4,
+    ),
+    System(
+        name="headrace_namespace",
+        title="headrace, namespace",
+        run=headrace("namespace", "shell-block"),
+        default="auto",
+        best=16,
+        episodes=1200,
         calls=7,
         quick=16,
     ),
     System(
-        "headrace_namespace_terminal",
-        "headrace, namespace, terminus-json in a terminal",
-        headrace("namespace", "terminus-json"),
-        "auto",
-        16,
-        640,
+        name="headrace_namespace_terminal",
+        title="headrace, namespace, terminus-json in a terminal",
+        run=headrace("namespace", "terminus-json"),
+        default="auto",
+        best=16,
+        episodes=500,
         calls=8,
         quick=16,
     ),
     System(
-        "docker_floor",
-        "floor: engine API, create, start, remove",
-        floor_of_docker,
-        "",
-        8,
-        128,
+        name="docker_floor",
+        title="floor: engine API, create, start, remove",
+        run=floor_of_docker(lean=False),
+        best=8,
+        episodes=120,
         quick=8,
         floor=True,
     ),
     System(
-        "namespace_floor",
-        "floor: a shell in new namespaces by bubblewrap",
-        floor_of_namespaces,
-        "",
-        8,
-        1600,
+        name="docker_lean_floor",
+        title="floor: the same, without the engine's networks",
+        run=floor_of_docker(lean=True),
+        best=8,
+        episodes=120,
+        quick=8,
+        floor=True,
+    ),
+    System(
+        name="namespace_floor",
+        title="floor: a shell in new namespaces by bubblewrap",
+        run=floor_of_namespaces,
+        best=8,
+        episodes=1200,
         quick=50,
         floor=True,
     ),
     System(
-        "asyncio_floor",
-        "floor: asyncio, the seven model calls alone",
-        floor_of_asyncio,
-        "",
-        32,
-        6000,
+        name="asyncio_floor",
+        title="floor: asyncio, the seven model calls alone",
+        run=floor_of_asyncio,
+        best=32,
+        episodes=4000,
         calls=7,
         quick=50,
         floor=True,

@@ -44,6 +44,7 @@ def ratios(found: Metrics) -> dict[str, float | None]:
     """Ours over the floor, and over Harbor, where both sides were measured."""
     pairs = {
         "docker_over_floor": ("headrace_docker", "docker_floor"),
+        "docker_over_lean_floor": ("headrace_docker", "docker_lean_floor"),
         "docker_over_harbor": ("headrace_docker", "harbor"),
         "namespace_over_harbor": ("headrace_namespace", "harbor"),
     }

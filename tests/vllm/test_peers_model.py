@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from bench.peers.model import serving
+from bench.peers.model import calls, serving
 from bench.peers.script import ANSWERS, COMMANDS, SUBMIT
 
 from headrace.configs.models import VllmConfig
@@ -68,6 +68,12 @@ def test_a_model_with_tools_answers_by_calling_one(model: str) -> None:
     calls = [message["tool_calls"][0]["function"] for message in messages]
     assert [json.loads(call["arguments"])["command"] for call in calls] == [COMMANDS[0], SUBMIT]
     assert {call["name"] for call in calls} == {"bash"}
+
+
+def test_calls_are_counted(model: str) -> None:
+    before = calls(model)
+    ask(model, "shell-block", 0)
+    assert calls(model) == before + 1
 
 
 def test_another_models_name_is_refused(model: str) -> None:
