@@ -15,6 +15,7 @@ from pathlib import Path
 import msgspec
 
 from headrace.engine.host import PROC, memory_bytes, processes_left, read_number, running
+from headrace.errors import UsageError
 from headrace.sandbox.base import Footprint
 from headrace.types import Record
 
@@ -22,6 +23,11 @@ SPARE_FILES = 256
 """Of the process itself: shards, logs, libraries, the model server's connections that are kept."""
 FILES_PER_CALL = 1
 SPARE_PROCESSES = 512
+"""Of what runs in the sandboxes, the verifiers and other programs. Of a limit that leaves less
+than twice this, or twice `SPARE_FILES`, half is spared."""
+LEAST_PROCESSES = 24
+"""One sandbox, its verifier, and the threads of this process."""
+LEAST_FILES = 64
 SPARE_MEMORY = 0.1
 ENGINE_BYTES = 256 << 10
 """Of the engine, for one live episode of some ten thousand tokens."""
@@ -87,6 +93,23 @@ def prepare(
     return msgspec.structs.replace(found, notes=(*filter(None, raised), *found.notes))
 
 
+def check() -> None:
+    """Raises `UsageError` where not even one episode can run. Blocking for some milliseconds."""
+    raise_files(SPARE_FILES)
+    soft = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+    files = None if soft == resource.RLIM_INFINITY else soft - len(os.listdir(PROC / "self/fd"))
+    raise_processes(LEAST_PROCESSES)
+    for left, least, what, limit in (
+        (files, LEAST_FILES, "open files", "ulimit -n"),
+        (processes_left(), LEAST_PROCESSES, "processes", "ulimit -u, pids.max or kernel.pid_max"),
+    ):
+        if left is not None and left < least:
+            raise UsageError(
+                f"expected room for {least} more {what}, found {left}: raise the limit ({limit}), "
+                "or end other programs"
+            )
+
+
 def room() -> Room:
     """What this process may still take."""
     total, free = memory_bytes()
@@ -94,9 +117,13 @@ def room() -> Room:
     soft = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
     return Room(
         memory_bytes=None if total is None or free is None else int(free - SPARE_MEMORY * total),
-        processes=None if processes is None else max(0, processes - SPARE_PROCESSES),
-        files=None if soft == resource.RLIM_INFINITY else max(0, soft - SPARE_FILES),
+        processes=None if processes is None else _without(SPARE_PROCESSES, processes),
+        files=None if soft == resource.RLIM_INFINITY else _without(SPARE_FILES, soft),
     )
+
+
+def _without(spare: int, left: int) -> int:
+    return left - min(spare, left // 2)
 
 
 def raise_files(wanted: int) -> str | None:

@@ -87,7 +87,10 @@ class Steering:
     async def steer(self) -> None:
         """Until cancelled."""
         while True:
-            await self.step()
+            try:
+                await self.step()
+            except (HeadraceError, OSError, RuntimeError) as e:  # no thread, no open file
+                self._tell(f"the run is not steered now: {e}")
             await asyncio.sleep(self._every_s)
 
     async def step(self) -> None:
