@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
@@ -38,14 +39,27 @@ exit 0
 """Passes where 200 processes can be started."""
 
 
-@pytest.fixture
-async def sandbox(provider: str) -> AsyncIterator[Sandbox]:
+@asynccontextmanager
+async def opened(provider: str, pids: int) -> AsyncIterator[Sandbox]:
     chosen = await choose(SandboxConfig(provider=provider))
     async with chosen:
         image = await chosen.provider.prepare(EnvironmentRecipe(image="headrace/base:bookworm"))
-        spec = SandboxSpec(image=image, episode="crowded", limits=Limits(memory_mb=2048, pids=512))
-        async with chosen.provider.open(spec) as opened:
-            yield opened
+        spec = SandboxSpec(image=image, episode="crowded", limits=Limits(memory_mb=2048, pids=pids))
+        async with chosen.provider.open(spec) as sandbox:
+            yield sandbox
+
+
+@pytest.fixture
+async def sandbox(provider: str) -> AsyncIterator[Sandbox]:
+    async with opened(provider, pids=512) as sandbox:
+        yield sandbox
+
+
+@pytest.fixture
+async def small(provider: str) -> AsyncIterator[Sandbox]:
+    """For bombs: twice as many copies take twice the time to end, and nothing else differs."""
+    async with opened(provider, pids=256) as sandbox:
+        yield sandbox
 
 
 async def verdict(sandbox: Sandbox, folder: Path, script: str = TESTS) -> Verdict:
@@ -63,7 +77,7 @@ async def verdict(sandbox: Sandbox, folder: Path, script: str = TESTS) -> Verdic
     return await HarborVerifier().verify(task, sandbox)
 
 
-async def leave(sandbox: Sandbox, command: str, timeout_s: float = 4) -> None:
+async def leave(sandbox: Sandbox, command: str, timeout_s: float = 2) -> None:
     """The agent starts it, and its phase ends a moment later. Nothing here has to fork.
 
     At the deadline what the command started is killed, so it is short for what never ends only.
@@ -86,7 +100,7 @@ async def test_a_full_process_table_does_not_keep_the_tests_from_running(
 @pytest.mark.timeout(150)
 @pytest.mark.parametrize("bomb", [SHELL_BOMB, FORK_BOMB], ids=["shell", "fork"])
 async def test_a_live_fork_bomb_ends_in_a_verdict_and_leaves_our_channel_working(
-    sandbox: Sandbox, tmp_path: Path, bomb: str
+    small: Sandbox, tmp_path: Path, bomb: str
 ) -> None:
     """Or the bomb takes the sandbox's first process with it, which is told as such.
 
@@ -94,9 +108,9 @@ async def test_a_live_fork_bomb_ends_in_a_verdict_and_leaves_our_channel_working
     """
     try:
         async with asyncio.timeout(140):
-            await leave(sandbox, bomb)
-            found = await verdict(sandbox, tmp_path)
-            told = await sandbox.exec("echo ours", timeout_s=30)
+            await leave(small, bomb)
+            found = await verdict(small, tmp_path)
+            told = await small.exec("echo ours", timeout_s=30)
     except SandboxEnded:
         return
     assert found.fault in (None, VerdictFault.VERIFIER)
