@@ -112,13 +112,13 @@ def stub(chat: Chat, think_s: float) -> Iterator[str]:
     ids = chat.vocabulary.encode_trusted(text)[: TOKENS_A_TURN // 2]
     line = [sys.executable, "-m", "bench.stub_server", "--text", text]
     line += ["--ids", ",".join(map(str, ids)), "--think-s", str(think_s)]
-    server = subprocess.Popen(line, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
-    assert server.stdin is not None and server.stdout is not None
-    try:
-        yield f"http://127.0.0.1:{json.loads(server.stdout.readline())['port']}"
-    finally:
-        server.stdin.close()
-        server.wait(30)
+    with subprocess.Popen(line, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as server:
+        assert server.stdin is not None and server.stdout is not None
+        try:
+            yield f"http://127.0.0.1:{json.loads(server.stdout.readline())['port']}"
+        finally:
+            server.stdin.close()  # its sign to end
+            server.wait(30)
 
 
 @asynccontextmanager

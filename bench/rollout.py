@@ -87,7 +87,7 @@ async def measure(
         chains = await in_thread(read_chains, out)
         phase("raw")
         replay = Replay(base_url, served, shape.sampling)
-        raw = await replay.run(chains, shape.live, salt=f"{out}")
+        raw = await replay.run(chains, shape.live, salt=f"raw of {out.name}")
         end = load_of(await client.metrics())
     phase("")
     if raw.tokens != summary.sampled_tokens:

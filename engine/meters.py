@@ -7,6 +7,7 @@ saw, so its percentiles are estimates once it has seen more than `size` values.
 import asyncio
 import random
 import time
+from array import array
 from collections import Counter
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -33,7 +34,7 @@ class Reservoir:
     def __init__(self, size: int = 8192, seed: int = 0) -> None:
         self.size = size
         self._random = random.Random(seed)
-        self._kept: list[float] = []
+        self._kept = array("d")
         self.seen = 0
         self.total = 0.0
 
@@ -54,7 +55,7 @@ class Reservoir:
 
     def restore(self, kept: Sequence[float], *, seen: int, total: float) -> None:
         """Go on from a sample of another one: at most `size` of `seen` values."""
-        self._kept, self.seen, self.total = list(kept), seen, total
+        self._kept, self.seen, self.total = array("d", kept), seen, total
 
     def percentile(self, p: float) -> float | None:
         """The value below which a share `p` in [0, 1] lies; None when nothing was seen."""
