@@ -42,7 +42,7 @@ _RESERVED = 32
 
 _NEW_NS, _NEW_CGROUP, _NEW_UTS = 0x20000, 0x2000000, 0x4000000
 _NEW_IPC, _NEW_PID, _NEW_NET = 0x8000000, 0x20000000, 0x40000000
-_RDONLY, _REMOUNT, _BIND, _RECURSIVE = 1, 32, 4096, 16384
+_RDONLY, _REMOUNT, _BIND, _RECURSIVE, _PRIVATE = 1, 32, 4096, 16384, 1 << 18
 _DETACH = 2
 _PDEATHSIG, _CAPBSET_DROP, _NO_NEW_PRIVS, _SECCOMP = 1, 24, 38, 22
 _FILTER = 2
@@ -213,6 +213,29 @@ def _run(argv: list[str], env: dict[str, str]) -> None:
 # --- the launcher itself ---
 
 
+def _own_mounts() -> None:
+    """A mount namespace without the containers of an engine: every sandbox copies what is in it.
+
+    What the host mounts later is not seen here, and what it unmounts is kept until we end.
+    """
+    _check(_libc.unshare(_NEW_NS), "a mount namespace")
+    _mount("", "/", "", _RECURSIVE | _PRIVATE, "")
+    with open("/proc/self/mountinfo", errors="surrogateescape") as file:
+        lines = file.read().splitlines()
+    for line in reversed(lines):
+        head, _, tail = line.partition(" - ")
+        path = head.split(" ")[4]
+        if _is_of_an_engine(path, tail.split(" ")[0]):
+            _libc.umount2(os.fsencode(path), _DETACH)  # it may have gone meanwhile
+
+
+def _is_of_an_engine(path: str, kind: str) -> bool:
+    """A container's root, its shared memory or its network namespace; never a layer of an image."""
+    if kind == "overlay":
+        return path.endswith(("/merged", "/rootfs"))
+    return kind == "nsfs" or (kind == "tmpfs" and path.endswith("/mounts/shm"))
+
+
 def _fork(plan: Plan, fds: list[int], own: int, alive: tuple[int, int]) -> int:
     """Process 1 of a new process namespace, as a child of ours."""
     _check(_libc.unshare(_NEW_PID), "a process namespace")
@@ -321,6 +344,7 @@ def _main() -> None:
     for fd in range(_RESERVED):
         if fd > 2 and fd != nowhere:
             os.dup2(nowhere, fd, inheritable=False)
+    _own_mounts()
     with socket.socket(fileno=channel_fd) as channel:
         _serve(channel)
 

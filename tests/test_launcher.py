@@ -4,6 +4,7 @@ import asyncio
 import os
 import select
 import signal
+import subprocess
 from collections.abc import AsyncIterator
 from contextlib import suppress
 from pathlib import Path
@@ -130,3 +131,35 @@ async def test_leaving_the_provider_ends_the_launcher(provider: NamespaceProvide
     async with NamespaceProvider(run_id="other") as other, other.open(SPEC):
         assert len(launchers() - before) == 1
     assert launchers() == before
+
+
+async def test_a_container_of_an_engine_is_not_copied_into_every_sandbox(
+    unavailable: dict[str, str | None], tmp_path: Path
+) -> None:
+    if unavailable["namespace"] is not None or os.geteuid() != 0:
+        pytest.skip("namespace: the launcher is root's")
+    for name in ("one", "two", "merged", "kept"):
+        (tmp_path / name).mkdir()
+    layers = f"lowerdir={tmp_path}/one:{tmp_path}/two"
+    mounted = [tmp_path / "merged", tmp_path / "kept"]
+    for folder in mounted:
+        subprocess.run(["mount", "-t", "overlay", "-o", layers, "x", folder], check=True)
+    try:
+        async with NamespaceProvider(run_id="launcher") as provider, provider.open(SPEC):
+            (pid,) = await in_thread(launchers)
+            seen = Path(f"/proc/{pid}/mounts").read_text()
+            here = Path("/proc/self/mounts").read_text()
+    finally:
+        for folder in mounted:
+            subprocess.run(["umount", folder], check=True)
+    assert [str(folder) in here for folder in mounted] == [True, True]
+    assert [str(folder) in seen for folder in mounted] == [False, True]
+
+
+async def test_the_launcher_leaves_no_control_group_of_what_it_started(
+    provider: NamespaceProvider,
+) -> None:
+    async with provider.open(SPEC) as sandbox:
+        leader = sandbox.leader
+        assert leader is not None and not leader.cleared
+    assert leader.cleared
