@@ -5,7 +5,7 @@ import os
 import select
 import signal
 import subprocess
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import suppress
 from pathlib import Path
 
@@ -133,27 +133,35 @@ async def test_leaving_the_provider_ends_the_launcher(provider: NamespaceProvide
     assert launchers() == before
 
 
-async def test_a_container_of_an_engine_is_not_copied_into_every_sandbox(
-    unavailable: dict[str, str | None], tmp_path: Path
-) -> None:
-    if unavailable["namespace"] is not None or os.geteuid() != 0:
+@pytest.fixture
+def containers(tmp_path: Path) -> Iterator[list[Path]]:
+    """An overlay mounted as the root of a container is, and one elsewhere."""
+    if os.geteuid() != 0:
         pytest.skip("namespace: the launcher is root's")
+    folders = [tmp_path / "merged", tmp_path / "kept"]
     for name in ("one", "two", "merged", "kept"):
         (tmp_path / name).mkdir()
     layers = f"lowerdir={tmp_path}/one:{tmp_path}/two"
-    mounted = [tmp_path / "merged", tmp_path / "kept"]
-    for folder in mounted:
+    for folder in folders:
         subprocess.run(["mount", "-t", "overlay", "-o", layers, "x", folder], check=True)
-    try:
-        async with NamespaceProvider(run_id="launcher") as provider, provider.open(SPEC):
-            (pid,) = await in_thread(launchers)
-            seen = Path(f"/proc/{pid}/mounts").read_text()
-            here = Path("/proc/self/mounts").read_text()
-    finally:
-        for folder in mounted:
-            subprocess.run(["umount", folder], check=True)
-    assert [str(folder) in here for folder in mounted] == [True, True]
-    assert [str(folder) in seen for folder in mounted] == [False, True]
+    yield folders
+    for folder in folders:
+        subprocess.run(["umount", folder], check=True)
+
+
+def mounts_of(pid: int) -> str:
+    return Path(f"/proc/{pid}/mounts").read_text()
+
+
+async def test_a_container_of_an_engine_is_not_copied_into_every_sandbox(
+    containers: list[Path], provider: NamespaceProvider
+) -> None:
+    async with provider.open(SPEC):
+        (pid,) = await in_thread(launchers)
+        here = await in_thread(mounts_of, os.getpid())
+        seen = await in_thread(mounts_of, pid)
+    assert [str(folder) in here for folder in containers] == [True, True]
+    assert [str(folder) in seen for folder in containers] == [False, True]
 
 
 async def test_the_launcher_leaves_no_control_group_of_what_it_started(
