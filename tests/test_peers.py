@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from bench.peers.docs import RESULT, stored_table
 from bench.peers.programs import Outcome
-from bench.peers.run import chosen, lacking
+from bench.peers.run import at, chosen, lacking
 from bench.peers.script import ANSWERS, CHECK, COMMANDS, SUBMIT, answer, given_in
 from bench.peers.systems import SYSTEMS
 from bench.peers.table import BEGIN, END, NOTHING, markdown, metrics, pages, with_table
@@ -23,6 +23,10 @@ ROOT = Path(__file__).parents[1]
 
 def packed(*ids: int) -> bytes:
     return array("I", ids).tobytes()
+
+
+def measured(**outcomes: list[Outcome]) -> dict[str, float | None]:
+    return metrics(chosen(",".join(outcomes)), outcomes)
 
 
 def rounds(*rates: float, cpu_s: float | None = None) -> list[Outcome]:
@@ -93,7 +97,7 @@ def test_both_forms_of_the_tasks_can_be_read(tmp_path: Path) -> None:
 
 
 def test_a_rate_is_the_median_of_its_rounds_and_shows_their_spread() -> None:
-    found = metrics({"verifiers": rounds(1.0, 4.0, 2.0, cpu_s=30.0)})
+    found = measured(verifiers=rounds(1.0, 4.0, 2.0, cpu_s=30.0))
     assert found == {
         "verifiers_eps_s": pytest.approx(2.0),
         "verifiers_eps_s_least": pytest.approx(1.0),
@@ -106,15 +110,15 @@ def test_a_rate_is_the_median_of_its_rounds_and_shows_their_spread() -> None:
 
 def test_ratios_are_given_where_both_sides_ran() -> None:
     both = {"headrace_docker": rounds(4.5), "docker_floor": rounds(5.0)}
-    found = metrics({**both, "harbor": rounds(0.5)})
+    found = measured(**both, harbor=rounds(0.5))
     assert found["docker_over_floor"] == pytest.approx(0.9)
     assert found["docker_over_harbor"] == pytest.approx(9.0)
     assert "namespace_over_harbor" not in found
-    assert "docker_over_harbor" not in metrics(both)
+    assert "docker_over_harbor" not in measured(**both)
 
 
 def test_the_table_is_markdown_with_the_default_concurrency_in_it() -> None:
-    told = markdown(metrics({"harbor": rounds(0.5, cpu_s=240.0), "asyncio_floor": rounds(125.0)}))
+    told = markdown(measured(harbor=rounds(0.5, cpu_s=240.0), asyncio_floor=rounds(125.0)))
     rows = [[cell.strip() for cell in row.strip("|").split("|")] for row in told.splitlines()]
     assert len({len(row) for row in rows}) == 1
     harbor, floor = (system for system in SYSTEMS if system.name in ("harbor", "asyncio_floor"))
@@ -143,6 +147,14 @@ def test_an_unknown_system_is_refused_with_the_known_ones() -> None:
     with pytest.raises(SystemExit, match="no orca; expected some of harbor"):
         chosen("harbor,orca")
     assert [system.name for system in chosen("docker_floor,harbor")] == ["harbor", "docker_floor"]
+
+
+def test_a_concurrency_may_be_given_in_place_of_the_one_that_is_written_down() -> None:
+    ours, theirs = at(chosen("harbor,verifiers"), "verifiers=3")
+    assert (ours.best, theirs.best) == (chosen("harbor")[0].best, 3)
+    for wrong in ("harbor", "harbor=many", "orca=3"):
+        with pytest.raises(SystemExit, match="expected NAME=NUMBER"):
+            at(chosen(""), wrong)
 
 
 def test_floors_need_no_peer() -> None:

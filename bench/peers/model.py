@@ -152,7 +152,11 @@ def serving(tokenizer: Path) -> Iterator[str]:
     """The address of a server in a process of its own, for the length of the block."""
     line: Sequence[str] = (sys.executable, "-m", "bench.peers.model", "--tokenizer", str(tokenizer))
     server = subprocess.Popen(
-        line, stdin=subprocess.PIPE, stdout=subprocess.PIPE, cwd=Path(__file__).parents[2]
+        line,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        cwd=Path(__file__).parents[2],
+        start_new_session=True,  # Ctrl-C is for the bench, which then ends the server
     )
     assert server.stdin is not None and server.stdout is not None
     try:

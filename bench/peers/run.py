@@ -6,7 +6,8 @@ fake model server that answers at once; each peer in an environment of its own
 round by round; every episode of every round has to pass. Floors: what the Docker engine, the
 kernel's namespaces and an asyncio loop do with nothing of anybody's on top.
 
-    python -m bench.peers.run [--rounds 3] [--systems NAME,...] [--quick] [--sweep] [--json FILE]
+    python -m bench.peers.run [--rounds 3] [--systems NAME,...] [--quick] [--json FILE]
+    python -m bench.peers.run --sweep       # finds the concurrencies, as --at takes them
 """
 
 import argparse
@@ -15,6 +16,7 @@ import os
 import sys
 import tempfile
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from bench.peers.model import calls, serving
@@ -83,22 +85,40 @@ def in_turn(
     return outcomes
 
 
-def sweep(systems: Sequence[System], bench: Bench) -> None:
-    """Each system at each of its levels, half as long as a round."""
+def sweep(systems: Sequence[System], bench: Bench) -> dict[str, int]:
+    """Each system at each of its levels, shorter than a round; where each was fastest."""
+    fastest = {}
     for system in systems:
-        for level in system.levels:
-            once(system, bench, max(system.episodes // 2, level), level)
+        rates = {
+            level: once(system, bench, max(system.episodes // 3, level), level).eps_s
+            for level in system.levels
+        }
+        fastest[system.name] = max(rates, key=lambda level: rates[level])
+    return fastest
+
+
+def at(systems: Sequence[System], told: str) -> list[System]:
+    """The systems with the concurrencies of `NAME=N,...` in place of their own."""
+    wanted = dict(pair.partition("=")[::2] for pair in told.split(",") if pair)
+    known = {system.name for system in SYSTEMS}
+    if wrong := [f"{k}={v}" for k, v in wanted.items() if k not in known or not v.isdecimal()]:
+        raise SystemExit(f"--at: expected NAME=NUMBER,..., found {', '.join(wrong)}")
+    return [
+        replace(system, best=int(wanted[system.name])) if system.name in wanted else system
+        for system in systems
+    ]
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--systems", default="", help="names with commas; all by default")
+    parser.add_argument("--at", default="", help="NAME=N,...: other concurrencies than ours")
     parser.add_argument("--quick", action="store_true", help="one short round, no figures")
     parser.add_argument("--sweep", action="store_true", help="find the best concurrency of each")
     parser.add_argument("--json", type=Path, help="write {bench, commit, machine, metrics} here")
     arguments = parser.parse_args()
-    systems = chosen(arguments.systems)
+    systems = at(chosen(arguments.systems), arguments.at)
     if missing := lacking(systems):
         raise SystemExit("bench.peers: " + "\n".join(missing))
     tokenizer = asyncio.run(ready_model(SMALL_MODEL))
@@ -110,10 +130,12 @@ def main() -> None:
         ready = asyncio.run(prepare(Path(folder), spaces))
         bench = Bench(ready=ready, model=model, work=Path(folder) / "work")
         if arguments.sweep:
-            sweep(systems, bench)
+            fastest = sweep(systems, bench)
+            print("--at " + ",".join(f"{name}={level}" for name, level in fastest.items()))
             return
         rounds = 1 if arguments.quick else arguments.rounds
-        found = metrics(in_turn(systems, bench, rounds=rounds, quick=arguments.quick))
+        outcomes = in_turn(systems, bench, rounds=rounds, quick=arguments.quick)
+    found = metrics(systems, outcomes)
     report("peers.run", found, arguments.json)
     print(f"\n{markdown(found)}")
     if arguments.quick:
@@ -121,4 +143,7 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except KeyboardInterrupt:
+        sys.exit(130)

@@ -17,12 +17,13 @@ NOTHING = "No result is stored in this checkout: `python -m bench.peers.run` pri
 Metrics = Mapping[str, float | None]
 
 
-def metrics(outcomes: Mapping[str, Sequence[Outcome]]) -> dict[str, float | None]:
+def metrics(
+    systems: Sequence[System], outcomes: Mapping[str, Sequence[Outcome]]
+) -> dict[str, float | None]:
     """`NAME_eps_s` and what stands around it, by system; then what the targets are about."""
     found: dict[str, float | None] = {}
-    for system in SYSTEMS:
-        if rounds := outcomes.get(system.name):
-            found.update(_of_one(system, rounds))
+    for system in systems:
+        found.update(_of_one(system, outcomes[system.name]))
     return found | ratios(found)
 
 
