@@ -18,6 +18,10 @@ PHASES = ("queue", "image", "start", "policy", "command", "wait", "verify", "sto
 """Of an episode, in order. `queue` and `store` are outside the time it is live."""
 
 
+PHASE_SIZE = 2048
+"""Values kept of a phase: all phases are sorted each second, on the loop."""
+
+
 class Phase(NamedTuple):
     """One phase of the episodes that are stored."""
 
@@ -59,10 +63,13 @@ class Reservoir:
 
     def percentile(self, p: float) -> float | None:
         """The value below which a share `p` in [0, 1] lies; None when nothing was seen."""
-        if not self._kept:
-            return None
+        found = self.percentiles(p)
+        return found[0] if found else None
+
+    def percentiles(self, *shares: float) -> list[float]:
+        """Several at the price of one; empty when nothing was seen."""
         ordered = sorted(self._kept)
-        return ordered[min(len(ordered) - 1, int(p * len(ordered)))]
+        return [ordered[min(len(ordered) - 1, int(p * len(ordered)))] for p in shares if ordered]
 
     def __repr__(self) -> str:
         return f"<Reservoir seen={self.seen} kept={len(self._kept)}/{self.size}>"
@@ -106,16 +113,17 @@ class Meters:
     def add_phases(self, **seconds: float) -> None:
         """Of one episode, by phase."""
         for phase, value in seconds.items():
-            self.phase_s.setdefault(phase, Reservoir()).add(value)
+            if phase not in self.phase_s:
+                self.phase_s[phase] = Reservoir(PHASE_SIZE)
+            self.phase_s[phase].add(value)
 
     def phases(self) -> dict[str, Phase]:
         """Each phase that was seen."""
-        return {
-            phase: Phase(
-                seen.percentile(0.5) or 0.0, seen.percentile(0.99) or 0.0, seen.seen, seen.total
-            )
-            for phase, seen in self.phase_s.items()
-        }
+        found = {}
+        for phase, seen in self.phase_s.items():
+            p50_s, p99_s = seen.percentiles(0.5, 0.99) or (0.0, 0.0)
+            found[phase] = Phase(p50_s, p99_s, seen.seen, seen.total)
+        return found
 
     def take_recent(self) -> tuple[float | None, float]:
         """Median start and p99 lag since the last call."""
