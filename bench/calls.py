@@ -21,6 +21,7 @@ import asyncio
 import os
 import random
 import statistics
+import sys
 import tempfile
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -238,6 +239,8 @@ async def measure(live: int, calls: int, rounds: int) -> dict[str, float | None]
                 for name, ask in ways.items():
                     got = await closed_loop(ask, live=live, calls=calls, seed=10 * n + len(name))
                     found[name].append(got)
+                    told = "  ".join(f"{key} {value:.4g}" for key, value in got.items())
+                    print(f"round {n} {name:<7} {told}", file=sys.stderr)
     metrics: dict[str, float | None] = {
         f"{name}_{key}": statistics.median(got[key] for got in all_of)
         for name, all_of in found.items()
