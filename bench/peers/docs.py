@@ -17,8 +17,10 @@ def stored_table() -> str:
     if not RESULT.exists():
         return NOTHING
     result = json.loads(RESULT.read_text())
-    told = f"{result['machine']}; headrace at {result['commit']}; medians of three rounds."
-    return f"{markdown(result['metrics'])}\n\n{told}"
+    found = result["metrics"]
+    rounds = min(int(value) for name, value in found.items() if name.endswith("_rounds"))
+    told = f"{result['machine']}; headrace at {result['commit']}; medians of {rounds} rounds."
+    return f"{markdown(found)}\n\n{told}"
 
 
 def main() -> None:

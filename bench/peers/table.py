@@ -34,6 +34,7 @@ def _of_one(system: System, rounds: Sequence[Outcome]) -> dict[str, float | None
         "eps_s": median(rates),
         "eps_s_least": min(rates),
         "eps_s_most": max(rates),
+        "rounds": len(rounds),
         "round_s": median(outcome.seconds for outcome in rounds),
         "at_once": system.best,
         "cpu_s": median(cpu) if cpu else None,
@@ -77,7 +78,7 @@ def _row(system: System, found: Metrics) -> str:
         system.title,
         f"**{_short(rate)}**",
         f"{_short(value('eps_s_least') or 0.0)} to {_short(value('eps_s_most') or 0.0)}",
-        f"{_short(rate / harbor)} x" if harbor else "",
+        f"{_short(rate / harbor)} x" if harbor and not system.floor else "",
         _seconds(cpu) if cpu is not None else "",
         f"{used} ({system.default})" if system.default else used,
     )
