@@ -1,0 +1,117 @@
+"""A policy whose model server another process keeps: it waits, and leaves the verdict to others."""
+
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+
+import pytest
+
+from headrace.configs.models import OracleConfig
+from headrace.errors import ServerGone, ServerLost
+from headrace.policies.base import Budget, NoServer, Session
+from headrace.policies.oracle import OraclePolicy
+from headrace.policies.served import ServedPolicy, elsewhere
+from headrace.types import (
+    Action,
+    AgentRecipe,
+    CommandResult,
+    EnvironmentRecipe,
+    Task,
+    VerifierRecipe,
+)
+
+TASK = Task(
+    name="a/b",
+    digest="d",
+    path="/nowhere",
+    format="harbor",
+    instruction="Do it.",
+    environment=EnvironmentRecipe(),
+    agent=AgentRecipe(),
+    verifier=VerifierRecipe(),
+)
+
+
+class Answers(NoServer):
+    """A policy that finds no server while `lost`."""
+
+    name = "answers"
+    version = "1"
+    terminal = False
+    lost = False
+    prompt = "Go on."
+
+    async def __aenter__(self) -> "Answers":
+        return self
+
+    async def __aexit__(self, *exc: object) -> None:
+        pass
+
+    def session(self, task: Task, sample: int) -> AbstractAsyncContextManager[Session]:
+        return self._session()
+
+    @asynccontextmanager
+    async def _session(self) -> AsyncIterator[Session]:
+        yield self
+
+    async def act(self, results: Sequence[CommandResult], budget: Budget) -> Action:
+        if self.lost:
+            raise ServerLost("nobody answers. Start it again")
+        return Action(text="ok", done=True)
+
+    def observation(self) -> str:
+        return "seen"
+
+
+async def act(policy: ServedPolicy) -> Session:
+    async with asyncio.timeout(5), policy, policy.session(TASK, 0) as session:
+        assert (await session.act((), Budget())).done
+        return session
+
+
+async def test_a_session_is_the_policys_own() -> None:
+    session = await act(ServedPolicy(Answers()))
+    assert (session.prompt, session.observation()) == ("Go on.", "seen")
+
+
+async def test_a_server_that_is_not_there_is_tried_again_and_ends_no_run() -> None:
+    answers = Answers()
+    answers.lost = True
+    with pytest.raises(ServerGone) as raised:
+        await act(ServedPolicy(answers))
+    assert not raised.value.final
+
+
+async def test_a_session_begins_once_the_server_is_up_again() -> None:
+    answers = Answers()
+    policy = ServedPolicy(answers)
+    answers.lost = True
+    with pytest.raises(ServerGone):
+        await act(policy)
+    answers.lost = False
+    async with asyncio.TaskGroup() as group:
+        begun = group.create_task(act(policy))
+        for up in (False, False, True):
+            await asyncio.sleep(0)
+            assert not begun.done()
+            policy.served(up=up, gone=None)
+    assert begun.result().observation() == "seen"
+
+
+async def test_a_server_that_is_gone_for_good_ends_the_run() -> None:
+    answers = Answers()
+    policy = ServedPolicy(answers)
+    policy.served(up=False, gone="its restarts are spent")
+    with pytest.raises(ServerLost, match="its restarts are spent"):
+        await act(policy)
+    policy.served(up=True, gone=None)
+    answers.lost = True
+    async with policy.session(TASK, 0) as session:
+        policy.served(up=False, gone="its restarts are spent")
+        with pytest.raises(ServerLost, match="its restarts are spent"):
+            await session.act((), Budget())
+
+
+def test_a_policy_without_a_server_is_opened_elsewhere_as_it_is() -> None:
+    config = OracleConfig()
+    assert elsewhere(config, OraclePolicy()) == (config, None)
