@@ -11,7 +11,7 @@ import msgspec
 import pytest
 from rich.console import Console
 
-from headrace.cli.top import picture
+from headrace.cli.top import follow, picture
 from headrace.engine import live_limits, status
 from headrace.engine.admission import Admission, HostLoad, Reason
 from headrace.engine.driver import Driver
@@ -310,9 +310,9 @@ def a_status(**changes: object) -> Status:
     return Status(**fields)  # type: ignore[arg-type]
 
 
-def drawn(*found: Status, now: float = 1001.0) -> str:
-    console = Console(file=io.StringIO(), width=100)
-    console.print(picture(found, now))
+def drawn(*found: Status, now: float = 1001.0, width: int = 100) -> str:
+    console = Console(file=io.StringIO(), width=width)
+    console.print(picture(found, now, width))
     assert isinstance(console.file, io.StringIO)
     return console.file.getvalue()
 
@@ -345,6 +345,44 @@ def test_a_process_that_says_nothing_is_told() -> None:
     text = drawn(a_status(), now=1000.0 + STALE_S + 1)
     assert "process main (pid 7) has said nothing for 6.0s" in text
     assert "has said nothing" not in drawn(a_status(ended=True), now=5000.0)
+
+
+def test_a_run_whose_only_process_is_dead_is_not_called_running() -> None:
+    assert "run abc silent" in drawn(a_status(), now=1000.0 + STALE_S + 1)
+    both = drawn(a_status(process="1"), a_status(process="2", at=900.0))
+    assert "run abc running over 2 processes" in both
+    assert "process 2 (pid 7) has said nothing for" in both
+
+
+@pytest.mark.parametrize("width", [24, 40, 60, 72, 200])
+def test_a_narrow_terminal_costs_no_number(width: int) -> None:
+    slow = Slow(id="e", task="org/slow", sample=3, stage="act", for_s=64.0)
+    phases = {"policy_s": (0.512, 112.0), "verify_s": (0.25, 98.0)}
+    text = drawn(a_status(phases=phases, slowest=(slow,)), width=width)
+    words = text.split()
+    for word in ("50", "9", "0.512", "112.0", "0.250", "98.0", "1:04", "org/slow", "16"):
+        assert word in words, text
+    assert all(len(line) <= width for line in text.splitlines())
+
+
+def test_it_is_shown_until_it_ends_and_once_where_there_is_no_terminal(tmp_path: Path) -> None:
+    status.write(tmp_path, a_status(at=time.time()))
+    slept: list[float] = []
+
+    def ends(seconds: float) -> None:
+        slept.append(seconds)
+        status.write(tmp_path, a_status(at=time.time(), ended=True))
+
+    pipe = Console(file=io.StringIO(), width=100)
+    follow(tmp_path, pipe, once=False, sleep=ends)
+    assert isinstance(pipe.file, io.StringIO)
+    assert pipe.file.getvalue().count("run abc") == 1
+    assert slept == []
+    terminal = Console(file=io.StringIO(), width=100, force_terminal=True)
+    follow(tmp_path, terminal, once=False, sleep=ends)
+    assert slept == [1.0]
+    assert isinstance(terminal.file, io.StringIO)
+    assert "run abc ended" in terminal.file.getvalue()
 
 
 def test_an_open_breaker_is_told() -> None:

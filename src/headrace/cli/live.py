@@ -27,7 +27,8 @@ def top(
     read_manifest(run)
     if not read(run):
         raise RunFolderError(
-            f"{run}: expected the status of a run, found none: has it been started by this version?"
+            f"{run}: expected the status of a run, found none: its episodes have not begun, or an "
+            "older version ran it"
         )
     follow(run, Console(), once=once)
 

@@ -22,6 +22,10 @@ from headrace.engine.status import STALE_S, Status
 EVERY_S = 1.0
 STAGES = ("queued", "prepare", "act", "waiting", "verify", "store")
 SLOWEST = 10
+TABLES = 72
+"""Columns that the tables need."""
+Rows = Sequence[tuple[str, ...]]
+"""The first has the names of the columns."""
 
 
 def follow(
@@ -29,33 +33,51 @@ def follow(
 ) -> None:
     """Show the run until it ends; `once`, or where there is no terminal: one picture."""
     if once or not console.is_terminal:
-        console.print(picture(status.read(run), time.time()))
+        console.print(picture(status.read(run), time.time(), console.width))
         return
     with Live(console=console, refresh_per_second=4, screen=False) as live:
         while True:
             found = status.read(run)
-            live.update(picture(found, time.time()))
+            live.update(picture(found, time.time(), console.width))
             if not any(one.running(time.time()) for one in found):
                 return
             sleep(EVERY_S)
 
 
-def picture(found: Sequence[Status], now: float) -> RenderableType:
-    """Everything there is to say about a run at one moment."""
+def picture(found: Sequence[Status], now: float, width: int = TABLES) -> RenderableType:
+    """Everything there is to say about a run at one moment. Too narrow for tables: lines."""
+    wide = width >= TABLES
     lines: list[RenderableType] = [Text(line) for line in _head(found, now)]
     lines += [Text(line, style="yellow") for line in _troubles(found, now)]
-    lines += [_stages(found), *_ends(found)]
-    if any(one.phases for one in found):
-        lines.append(_phases(found))
-    if any(one.slowest for one in found):
-        lines.append(_slowest(found))
+    for rows in (_stages(found), None, _phases(found), _slowest(found)):
+        if rows is None:
+            lines += _ends(found)
+        elif rows:
+            lines.append(_table(rows) if wide else _listed(rows))
     return Group(*lines)
+
+
+def _table(rows: Rows) -> Table:
+    table = Table.grid(padding=(0, 2))
+    head, *others = rows
+    table.add_row(*(Text(word, style="dim") for word in head))
+    for row in others:
+        table.add_row(*(Text(cell, overflow="ellipsis", no_wrap=True) for cell in row))
+    return table
+
+
+def _listed(rows: Rows) -> Text:
+    """Each cell after the word of its column."""
+    head, *others = rows
+    cells = [zip(head, row, strict=True) for row in others]
+    return Text("\n".join("  ".join(f"{name} {cell}" for name, cell in row) for row in cells))
 
 
 def _head(found: Sequence[Status], now: float) -> Iterator[str]:
     planned, finished = sum(s.planned for s in found), sum(s.finished for s in found)
     dropped = sum(s.dropped for s in found)
-    state = "ended" if all(s.ended for s in found) else "running"
+    state = "ended" if all(s.ended for s in found) else "silent"
+    state = "running" if any(s.running(now) for s in found) else state
     over = f" over {count(len(found), 'process', 'es')}" if len(found) > 1 else ""
     more = f", {dropped} dropped" if dropped else ""
     yield (
@@ -86,15 +108,12 @@ def _troubles(found: Sequence[Status], now: float) -> Iterator[str]:
             )
 
 
-def _stages(found: Sequence[Status]) -> Table:
-    table = Table.grid(padding=(0, 2))
+def _stages(found: Sequence[Status]) -> Rows:
     counts: Counter[str] = Counter()
     for one in found:
         counts.update(one.stages)
-    table.add_row(*(Text(stage, style="dim") for stage in (*STAGES, "warm")))
     warm = sum(one.warm for one in found)
-    table.add_row(*(str(counts[stage]) for stage in STAGES), str(warm))
-    return table
+    return [(*STAGES, "warm"), (*(str(counts[stage]) for stage in STAGES), str(warm))]
 
 
 def _ends(found: Sequence[Status]) -> Iterator[Text]:
@@ -122,27 +141,24 @@ def _ends(found: Sequence[Status]) -> Iterator[Text]:
     )
 
 
-def _phases(found: Sequence[Status]) -> Table:
-    table = Table.grid(padding=(0, 2))
-    table.add_row(*(Text(phase, style="dim") for phase in ("seconds", *PHASES)))
+def _phases(found: Sequence[Status]) -> Rows:
+    if not any(one.phases for one in found):
+        return []
+    rows = [("seconds", *PHASES)]
     for name, at in (("p50", 0), ("p99", 1)):
         cells = []
         for phase in PHASES:
             seen = [s.phases[f"{phase}_s"][at] for s in found if f"{phase}_s" in s.phases]
             cells.append(_short(max(seen)) if seen else "")
-        table.add_row(Text(name, style="dim"), *cells)
-    return table
+        rows.append((name, *cells))
+    return rows
 
 
 def _short(seconds: float) -> str:
     return f"{seconds:.3f}" if seconds < 1 else f"{seconds:.1f}"
 
 
-def _slowest(found: Sequence[Status]) -> Table:
-    table = Table.grid(padding=(0, 2))
-    table.add_row(*(Text(word, style="dim") for word in ("longest", "stage", "task", "sample")))
-    rows = sorted((slow for one in found for slow in one.slowest), key=lambda s: -s.for_s)
-    for slow in rows[:SLOWEST]:
-        name = Text(visible(slow.task), overflow="ellipsis", no_wrap=True)
-        table.add_row(duration(slow.for_s), slow.stage, name, str(slow.sample))
-    return table
+def _slowest(found: Sequence[Status]) -> Rows:
+    slow = sorted((slow for one in found for slow in one.slowest), key=lambda s: -s.for_s)
+    rows = [(duration(s.for_s), s.stage, visible(s.task), str(s.sample)) for s in slow[:SLOWEST]]
+    return [("longest", "stage", "task", "sample"), *rows] if rows else []
