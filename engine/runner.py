@@ -297,7 +297,8 @@ class _Session:
             server=server,
         )
         images.listener = all_of_them.release
-        async with self._steered(all_of_them, policy, all_of_them.pool, _admission(engine)):
+        admission = _admission(engine)
+        async with self._steered(all_of_them, policy, all_of_them.pool, admission, number):
             await all_of_them.drive()
         self._take(all_of_them)
 
@@ -309,7 +310,12 @@ class _Session:
 
     @asynccontextmanager
     async def _steered(
-        self, driven: Driven, policy: Policy, pool: Warmth, admission: Admission | None
+        self,
+        driven: Driven,
+        policy: Policy,
+        pool: Warmth,
+        admission: Admission | None,
+        processes: int = 1,
     ) -> AsyncIterator[None]:
         """Everything that looks on and steers, beside the block that drives."""
         steering = Steering(
@@ -321,6 +327,7 @@ class _Session:
             admission=admission,
             pool=pool,
             on_event=self._on_event,
+            processes=processes,
         )
         await in_thread(live_limits.clear, self._folder.path)
         async with AsyncExitStack() as stack:

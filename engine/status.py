@@ -61,6 +61,8 @@ class Status(Record, frozen=True, kw_only=True):
     run: str
     process: str
     """`main`, or the number of an engine process."""
+    processes: int = 1
+    """Engine processes that it speaks for."""
     uptime_s: float
     planned: int
     """Of this process, in this session."""

@@ -51,6 +51,7 @@ class Steering:
         pool: Warmth | None,
         on_event: OnEvent,
         process: str = "main",
+        processes: int = 1,
         clock: Callable[[], float] = time.monotonic,
         host: Callable[[Path], HostLoad] = read_host,
         every_s: float = EVERY_S,
@@ -65,6 +66,7 @@ class Steering:
         self._pool = pool
         self._on_event = on_event
         self._process = process
+        self._processes = processes
         self._clock = clock
         self._read_host = host
         self._every_s = every_s
@@ -207,6 +209,7 @@ class Steering:
             pid=os.getpid(),
             run=self._run,
             process=self._process,
+            processes=self._processes,
             uptime_s=self._clock() - self._began,
             planned=self._driver.planned,
             finished=self._driver.finished,

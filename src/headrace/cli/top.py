@@ -78,7 +78,8 @@ def _head(found: Sequence[Status], now: float) -> Iterator[str]:
     dropped = sum(s.dropped for s in found)
     state = "ended" if all(s.ended for s in found) else "silent"
     state = "running" if any(s.running(now) for s in found) else state
-    over = f" over {count(len(found), 'process', 'es')}" if len(found) > 1 else ""
+    processes = sum(s.processes for s in found)
+    over = f" over {count(processes, 'process', 'es')}" if processes > 1 else ""
     more = f", {dropped} dropped" if dropped else ""
     yield (
         f"run {found[0].run} {state}{over}: {finished}/{planned} episodes{more}, "
@@ -144,7 +145,7 @@ def _ends(found: Sequence[Status]) -> Iterator[Text]:
 def _phases(found: Sequence[Status]) -> Rows:
     if not any(one.phases for one in found):
         return []
-    rows = [("seconds", *PHASES)]
+    rows: list[tuple[str, ...]] = [("seconds", *PHASES)]
     for name, at in (("p50", 0), ("p99", 1)):
         cells = []
         for phase in PHASES:
