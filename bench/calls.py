@@ -162,6 +162,7 @@ async def inside(folder: Path, scratch: Path) -> AsyncIterator[Ask]:
     from vllm import SamplingParams
     from vllm.engine.arg_utils import AsyncEngineArgs
     from vllm.sampling_params import RequestOutputKind
+    from vllm.usage.usage_lib import UsageContext
     from vllm.v1.engine.async_llm import AsyncLLM
 
     engine = AsyncLLM.from_engine_args(
@@ -172,7 +173,8 @@ async def inside(folder: Path, scratch: Path) -> AsyncIterator[Ask]:
             max_model_len=CONTEXT,
             max_num_seqs=CONFIG.max_num_seqs,
             enable_chunked_prefill=False,
-        )
+        ),
+        usage_context=UsageContext.OPENAI_API_SERVER,  # decides defaults: those of the server
     )
     number = 0
 
