@@ -47,7 +47,7 @@ class DockerProvider:
     """See `headrace.sandbox.base.Provider`. Raises `UsageError` for an address it cannot use."""
 
     name = "docker"
-    footprint = Footprint(memory_bytes=5 << 20, processes=14, files=4)
+    footprint = Footprint(memory_bytes=5 << 20, processes=16, files=5)
 
     def __init__(
         self,
