@@ -129,10 +129,8 @@ async def _run(
                 f"expected at least one task that {provider.name} can run, found none:\n"
                 + "\n".join(f"  {name}: {reason}" for name, reason in refused.items())
             )
-        plan = plan_episodes(config, runnable, policy.version)
-        groups = _groups(config, plan, finished)
-        due = set(owed([p.id for p in plan], finished))
-        due -= {p.id for p in plan if groups.complete(p.task.digest)}
+        plan = await in_thread(plan_episodes, config, runnable, policy.version)
+        groups, due = await in_thread(_due, config, plan, finished)
         started = RunStarted(
             run=folder.manifest.run,
             planned=len(plan),
@@ -215,16 +213,17 @@ class _Session:
         )
         tasks = list({p.task.name: p.task for p in self._todo}.values())
         images = ImagePhase(tasks, provider, self._on_event)
-        number = self._processes(len(tasks))
+        most = engine.live_most if engine.live == "auto" else engine.live
+        number = self._processes(min(len(tasks), most))
         async with background(images.run()), policy:
             if number > 1:
                 await self._together(provider, policy, engine, warm, images, number)
             else:
                 await self._alone(provider, policy, engine, warm, images)
 
-    def _processes(self, groups: int) -> int:
+    def _processes(self, busy: int) -> int:
         asked, cpus = self._config.engine.processes, fleet.usable_cpus()
-        number, note = fleet.processes(asked, cpus=cpus, groups=groups)
+        number, note = fleet.processes(asked, cpus=cpus, busy=busy)
         if note:
             self._on_event(Note(text=note))
         return number
@@ -299,7 +298,8 @@ class _Session:
         images.listener = all_of_them.release
         admission = _admission(engine)
         async with self._steered(all_of_them, policy, all_of_them.pool, admission, number):
-            await all_of_them.drive()
+            with collector.seldom():
+                await all_of_them.drive()
         self._take(all_of_them)
 
     def _take(self, driven: Driver | Fleet) -> None:
@@ -558,6 +558,15 @@ def _dropped(plan: Sequence[Planned], counted: Counted, enough: int | None) -> i
         for digest, n in planned.items()
         if graded.get(digest, 0) >= enough
     )
+
+
+def _due(
+    config: RunConfig, plan: Sequence[Planned], finished: Collection[str]
+) -> tuple[Groups, set[str]]:
+    """The groups as earlier sessions left them, and the ids of what is still to be run."""
+    groups = _groups(config, plan, finished)
+    due = set(owed([p.id for p in plan], finished))
+    return groups, due - {p.id for p in plan if groups.complete(p.task.digest)}
 
 
 def _groups(config: RunConfig, plan: Sequence[Planned], finished: Collection[str]) -> Groups:
