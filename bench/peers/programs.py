@@ -76,8 +76,8 @@ def _children_s() -> float:
     return used.ru_utime + used.ru_stime
 
 
-def settle(chosen: str) -> int:
-    """Wait until no container matches the filter `chosen`; how many are left at the deadline.
+def settle(chosen: str) -> None:
+    """Wait until no container matches the filter `chosen`; say how many are left at the deadline.
 
     A peer may leave its containers to be removed behind its back. That is neither counted in its
     time nor left to disturb the next system.
@@ -93,5 +93,7 @@ def settle(chosen: str) -> int:
         )
         left = len(listed.stdout.split())
         if not left or time.monotonic() > until:
-            return left
+            break
         time.sleep(0.5)
+    if left:
+        print(f"{left} containers are still there: docker ps --all --filter {chosen}")
