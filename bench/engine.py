@@ -63,6 +63,8 @@ LONG_TURNS, LONG_LIVE = 2, 200
 """Of the episodes that show whether memory stays."""
 STEADY = 0.2
 """Of them, until memory is looked at."""
+STEADY_ROUNDS = 20
+"""A run of fewer is never steady: all begin and end together."""
 OUTPUT = b"-rw-r--r-- 1 root root 220 Mar 27 2022 notes\n" * 2
 """Of each command; with the prompt it makes about 2,000 tokens of an episode."""
 LIMITS = EpisodeLimits(
@@ -195,7 +197,7 @@ async def one_size(
         "tokens_per_episode": tokens / episodes,
         "loop_lag_p99_ms": 1000 * (meters.loop_lag_s.percentile(0.99) or 0.0),
         "rss_mb": rss_mb,
-        "growth_mb_per_100k": growth(seen, episodes),
+        "growth_mb_per_100k": growth(seen, episodes) if rounds >= STEADY_ROUNDS else 0.0,
         "store_over_run": wall_s / episodes / store_s,
     }
 

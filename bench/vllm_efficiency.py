@@ -68,7 +68,7 @@ async def rounds(arguments: argparse.Namespace, folder: Path) -> list[Measured]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--live", type=int, default=16, help="live episodes")
-    parser.add_argument("--episodes", type=int, default=64, help="of a round")
+    parser.add_argument("--episodes", type=int, default=32, help="of a round")
     parser.add_argument("--tasks", type=int, default=8, help="that the episodes are of")
     parser.add_argument("--turns", type=int, default=8, help="of an episode")
     parser.add_argument("--max-tokens", type=int, default=64, help="sampled in a turn, at most")
