@@ -1,10 +1,12 @@
 """Is a recycled container cheaper than a fresh one, and do its walls hold?
 
 Rule: one run measures both, in turn, three rounds; an episode is seven commands through one shell.
-Fresh: a container for each episode, created, started, attached and removed. Recycled: a container
-for each place, and in it, for each episode, new namespaces (mounts, processes, network, ipc, host
-name), an overlay over the container's root, a new `/proc` with the engine's own masks, and the
-engine's own capabilities for what then runs. The same probes run in both.
+Fresh: a container for each episode, as headrace makes it, created, started, attached and removed.
+Recycled: a container for each place, and in it, for each episode, new namespaces (mounts,
+processes, network, ipc, host name), an overlay over the container's root, a new `/proc` with the
+engine's own masks, and the engine's own capabilities for what then runs. A shell puts that
+together, with some 25 programs; a program of its own would do it for less. The same probes run in
+both.
 
 The namespace floor of `bench.floors` runs beside them: the same walls without an engine.
 
@@ -31,7 +33,7 @@ from typing import Any
 import aiodocker
 import aiohttp
 import uvloop
-from bench.floors import DOCKER_CONFIG, namespace_floor
+from bench.floors import LEAN_CONFIG, namespace_floor
 from bench.report import report
 
 from headrace.sandbox.docker_stream import attach_path, open_stream
@@ -166,7 +168,7 @@ class Bench:
     @asynccontextmanager
     async def container(self, **host: Any) -> AsyncIterator[Shell]:
         """Created, attached, started; removed at the end."""
-        config = {**DOCKER_CONFIG, "Image": IMAGE, "HostConfig": DOCKER_CONFIG["HostConfig"] | host}
+        config = {**LEAN_CONFIG, "Image": IMAGE, "HostConfig": LEAN_CONFIG["HostConfig"] | host}
         config |= {"AttachStdout": True, "AttachStderr": True, "Env": [f"INNER={INNER}"]}
         if host:
             config |= {"Entrypoint": ["sh", "-c", SUPERVISOR]}
