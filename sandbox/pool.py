@@ -67,6 +67,8 @@ class Pool:
         self._most = most
         self._opening = asyncio.Semaphore(opening)
         self._ahead: dict[bytes, deque[_Slot]] = {}
+        self._images: dict[bytes, str] = {}
+        """By recipe: for a run it is made once, whatever changes in its folder meanwhile."""
         self._failing: set[bytes | None] = set()
         """Not opened ahead until one was opened when it was needed."""
         self._group: asyncio.TaskGroup | None = None
@@ -110,8 +112,11 @@ class Pool:
     # --- the seam ---
 
     async def prepare(self, recipe: EnvironmentRecipe) -> str:
-        """See `Provider.prepare`."""
-        return await self._provider.prepare(recipe)
+        """See `Provider.prepare`. The provider is asked again once a sandbox could not be had."""
+        key = msgspec.msgpack.encode(recipe)
+        if key not in self._images:
+            self._images[key] = await self._provider.prepare(recipe)
+        return self._images[key]
 
     async def refuses(self, task: Task, *, network: bool) -> str | None:
         """See `Provider.refuses`."""
@@ -128,9 +133,13 @@ class Pool:
         sandbox = None if slot is None else await self._opened(slot)
         if slot is None or sandbox is None:
             self.misses += 1
-            async with self._provider.open(spec) as cold:
-                self._failing.discard(key_of(spec))
-                yield cold
+            try:
+                async with self._provider.open(spec) as cold:
+                    self._failing.discard(key_of(spec))
+                    yield cold
+            except InfrastructureError:
+                self._forget(spec.image)  # it may have been removed
+                raise
             return
         self.hits += 1
         try:
@@ -162,6 +171,9 @@ class Pool:
                 self._ahead.setdefault(key, deque()).append(slot)
                 slot.task = self._group.create_task(self._keep(slot))
 
+    def _forget(self, image: str) -> None:
+        self._images = {key: name for key, name in self._images.items() if name != image}
+
     def _take(self, spec: SandboxSpec) -> _Slot | None:
         key = key_of(spec)
         slots = self._ahead.get(key) if key is not None else None
@@ -192,6 +204,7 @@ class Pool:
                 error = e
             else:
                 log.warning("a sandbox could not be opened ahead: %s", e)
+                self._forget(slot.spec.image)
                 self._failing.add(slot.key)
                 self._drop(slot)
         finally:

@@ -12,7 +12,7 @@ from headrace.errors import ContractError, SandboxError
 from headrace.sandbox.base import Egress, SandboxSpec
 from headrace.sandbox.fake import FakeProvider
 from headrace.sandbox.pool import WARM, Pool
-from headrace.types import NetworkPolicy
+from headrace.types import EnvironmentRecipe, NetworkPolicy
 
 
 def spec(image: str = "a", episode: str = "e") -> SandboxSpec:
@@ -199,3 +199,17 @@ def test_whatever_is_asked_for_each_sandbox_has_one_user_and_an_end(
         assert provider.live == 0
 
     asyncio.run(play())
+
+
+async def test_an_image_is_made_once_for_a_run_and_again_when_no_sandbox_can_be_had() -> None:
+    provider, recipe = FakeProvider(), EnvironmentRecipe(image="a")
+    async with pool_of(provider) as pool:
+        for _ in range(3):
+            assert await pool.prepare(recipe) == "a"
+        assert provider.prepared == [recipe]
+        provider.open_errors.append(SandboxError("no such image"))
+        with pytest.raises(SandboxError):
+            async with pool.open(spec("a")):
+                raise AssertionError("it opened")
+        await pool.prepare(recipe)
+    assert provider.prepared == [recipe, recipe]
