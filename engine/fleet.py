@@ -64,10 +64,10 @@ SERVER_EVERY_S = 0.25
 UNLIMITED = 1 << 30
 
 
-def processes(asked: int, *, cpus: int, groups: int) -> tuple[int, str | None]:
+def processes(asked: int, *, cpus: int, busy: int) -> tuple[int, str | None]:
     """How many are started, and the sentence to tell where that is fewer for want of processors.
 
-    A group stays in one process, so there are no more processes than groups.
+    `busy`: groups, or live episodes if those are fewer. A group stays in one process.
     """
     fits = min(asked, cpus)
     note = None
@@ -76,7 +76,7 @@ def processes(asked: int, *, cpus: int, groups: int) -> tuple[int, str | None]:
             f"engine.processes = {asked}: this machine has {cpus} processors for us, so {fits} "
             f"{'is' if fits == 1 else 'are'} started"
         )
-    return max(1, min(fits, groups)), note
+    return max(1, min(fits, busy)), note
 
 
 def usable_cpus() -> int:

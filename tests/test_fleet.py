@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
+import aiodocker
 import msgspec
 import pytest
 
@@ -36,6 +37,8 @@ from headrace.engine.wire import Portion, ToWorker, Trouble
 from headrace.errors import ConfigError, ContractError, InfrastructureError, StoreError
 from headrace.policies.fake import FakePolicy
 from headrace.sandbox import leases
+from headrace.sandbox.docker import socket_path
+from headrace.sandbox.docker_sweep import OWNER
 from headrace.sandbox.providers import choose
 from headrace.tasks.catalog import load
 from headrace.types import Episode, Timing
@@ -83,6 +86,14 @@ def sandboxes_of(pids: set[int]) -> list[str]:
         if lease.owner.pid in pids:
             found.append(lease.what)
     return found
+
+
+async def containers_of(pids: set[int]) -> list[str]:
+    """Containers on the engine that these processes own."""
+    async with aiodocker.Docker(url=f"unix://{socket_path()}") as docker:
+        found = await docker.containers.list(all=1, filters=f'{{"label":["{OWNER}"]}}')
+    owners = [container._container["Labels"][OWNER] for container in found]
+    return [owner for owner in owners if int(owner.partition(":")[0]) in pids]
 
 
 async def until(condition: Callable[[], object]) -> None:
@@ -199,10 +210,10 @@ class Watched:
 
 
 async def test_what_a_killed_process_had_is_run_by_the_others(
-    only_namespace: str, tmp_path: Path
+    provider: str, tmp_path: Path
 ) -> None:
     script = ScriptedConfig(commands=("sleep 2", "echo done"))
-    watched = Watched(config(only_namespace, script, attempts=3), tmp_path / "run")
+    watched = Watched(config(provider, script, attempts=3), tmp_path / "run")
     async with asyncio.TaskGroup() as group:
         running = group.create_task(watched.run())
         await until(lambda: watched.started() >= 4)
@@ -217,6 +228,8 @@ async def test_what_a_killed_process_had_is_run_by_the_others(
     assert tries[2] >= 1
     assert tries[1] + tries[2] == 12
     assert sandboxes_of(watched.pids) == []
+    if provider == "docker":
+        assert await containers_of(watched.pids) == []
 
 
 async def test_when_every_process_is_killed_the_rest_is_owed_and_run_the_next_time(
@@ -320,12 +333,12 @@ async def test_more_processes_than_processors_are_reduced_with_a_sentence(
 
 
 @pytest.mark.parametrize(
-    ("asked", "cpus", "groups", "number"), [(4, 2, 9, 2), (2, 8, 1, 1), (3, 8, 9, 3), (1, 1, 0, 1)]
+    ("asked", "cpus", "busy", "number"), [(4, 2, 9, 2), (2, 8, 1, 1), (3, 8, 9, 3), (1, 1, 0, 1)]
 )
 def test_there_are_no_more_processes_than_processors_or_groups(
-    asked: int, cpus: int, groups: int, number: int
+    asked: int, cpus: int, busy: int, number: int
 ) -> None:
-    found, note = fleet.processes(asked, cpus=cpus, groups=groups)
+    found, note = fleet.processes(asked, cpus=cpus, busy=busy)
     assert found == number
     assert (note is not None) == (asked > cpus)
 
