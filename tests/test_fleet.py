@@ -38,6 +38,7 @@ from headrace.errors import ConfigError, ContractError, InfrastructureError, Sto
 from headrace.policies.fake import FakePolicy
 from headrace.sandbox import leases
 from headrace.sandbox.docker import socket_path
+from headrace.sandbox.docker_engine import parsed_labels
 from headrace.sandbox.docker_sweep import OWNER
 from headrace.sandbox.providers import choose
 from headrace.tasks.catalog import load
@@ -92,7 +93,7 @@ async def containers_of(pids: set[int]) -> list[str]:
     """Containers on the engine that these processes own."""
     async with aiodocker.Docker(url=f"unix://{socket_path()}") as docker:
         found = await docker.containers.list(all=1, filters=f'{{"label":["{OWNER}"]}}')
-    owners = [container._container["Labels"][OWNER] for container in found]
+    owners = [parsed_labels(container)[OWNER] for container in found]
     return [owner for owner in owners if int(owner.partition(":")[0]) in pids]
 
 
