@@ -11,7 +11,7 @@ import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from pathlib import Path
-from typing import Self
+from typing import Self, TypeVar
 
 from headrace.aio import in_thread
 from headrace.configs.models import VllmConfig
@@ -36,6 +36,8 @@ from headrace.policies.weights import (
     ready_model,
 )
 from headrace.types import Action, CommandResult, Sample, StopReason, Task
+
+T = TypeVar("T")
 
 REVISION = 2
 """Raised when conversations are built in another way."""
@@ -247,17 +249,20 @@ class _Conversation:
         """The ids between the last sample and the next one."""
         if self._previous is None:
             message = self._agent.opening(instruction_of(self._task))
-            ids = await _off_loop(message, self._chat.opening, message)
-            self.prompt = self._chat.vocabulary.decode(ids, control=True)
+            ids, self.prompt = await _off_loop(message, _opened, self._chat, message)
             return ids
         message = self._shown = self._agent.observe(self._previous, results)
         before = self._stream[: len(self._stream) - len(self._sampled)]
         return await _off_loop(message, self._chat.extension, before, self._sampled, message)
 
 
-async def _off_loop(
-    text: str, call: Callable[..., tuple[int, ...]], *arguments: object
-) -> tuple[int, ...]:
+def _opened(chat: Chat, message: str) -> tuple[tuple[int, ...], str]:
+    """The ids of a first message, and what they say as the model sees it."""
+    ids = chat.opening(message)
+    return ids, chat.vocabulary.decode(ids, control=True)
+
+
+async def _off_loop(text: str, call: Callable[..., T], *arguments: object) -> T:
     if len(text) > _LONG_TEXT_CHARS:
         return await in_thread(call, *arguments)
     return call(*arguments)
