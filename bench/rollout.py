@@ -94,10 +94,11 @@ async def measure(
         raise SystemExit(f"{summary.sampled_tokens} tokens rolled out, {raw.tokens} replayed")
     possible = await in_thread(possible_hits, chains)
     rollout_tokens_s = summary.sampled_tokens / summary.wall_s
+    raw_tokens_s = raw.tokens / raw.wall_s
     return Measured(
         rollout_tokens_s=rollout_tokens_s,
-        raw_tokens_s=raw.tokens / raw.wall_s,
-        rollout_over_raw=rollout_tokens_s * raw.wall_s / raw.tokens,
+        raw_tokens_s=raw_tokens_s,
+        rollout_over_raw=rollout_tokens_s / raw_tokens_s,
         prefix_hit_rate=(middle.prefix_hits - start.prefix_hits) / possible,
         raw_prefix_hit_rate=(end.prefix_hits - middle.prefix_hits) / possible,
         eps_s=summary.episodes_per_s,

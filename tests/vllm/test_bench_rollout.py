@@ -37,7 +37,7 @@ async def test_a_rollout_is_measured_and_its_calls_are_made_again(
     assert found.infra_failures == 0
     assert [len(chain) for chain in chains] == [3] * 8
     assert found.tokens_per_turn == chains[0][0].sampled
-    assert found.rollout_over_raw == found.rollout_tokens_s / found.raw_tokens_s
+    assert 0 < found.rollout_over_raw == found.rollout_tokens_s / found.raw_tokens_s
 
 
 def test_what_a_perfect_cache_would_find_is_what_stood_before() -> None:
