@@ -11,11 +11,12 @@ one picture per model. `--device cpu` runs the same on a CPU, at a size that it 
 
 import argparse
 import asyncio
+import os
 from pathlib import Path
 
 import msgspec
 import uvloop
-from bench.recorded import Call, Replay
+from bench.recorded import DEVELOPMENT, Call, Replay
 from bench.report import report
 from bench.rollout import Measured, Shape, measure
 from bench.utilisation import Utilisation, plot
@@ -55,7 +56,7 @@ async def one_model(model: Path, arguments: argparse.Namespace) -> dict[str, flo
     async with VllmServer(config, model, SERVED, log) as server:
         used = Utilisation(server.device)
         replay = Replay(server.base_url, SERVED, sampling)
-        await replay.run(WARM_UP * min(64, max(arguments.live)), 64, salt="warm-up")
+        await replay.run(WARM_UP * min(64, max(arguments.live)), 64)
         async with background(used.watch()):
             for live in arguments.live:
                 found = await one_size(model, live, sampling, server.base_url, used, arguments)
@@ -131,6 +132,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True, help="for runs, logs and pictures")
     parser.add_argument("--json", type=Path, help="write {bench, commit, machine, metrics} here")
     arguments = parser.parse_args()
+    os.environ.update(DEVELOPMENT)
     arguments.model = arguments.model or [SMALL_MODEL]
     arguments.out.mkdir(parents=True, exist_ok=True)
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:

@@ -21,6 +21,8 @@ from headrace.engine.reader import latest_episodes
 from headrace.types import Episode
 
 CALL_S = 1800.0
+DEVELOPMENT = {"VLLM_SERVER_DEV_MODE": "1"}
+"""For a server whose prefix cache can be emptied."""
 
 
 class Call(msgspec.Struct, frozen=True, gc=False):
@@ -92,6 +94,18 @@ def _shared(opening: Sequence[int], seen: set[int]) -> int:
     return shared
 
 
+async def forget(base_url: str) -> None:
+    """Empty the server's prefix cache. It must run with the variable in `DEVELOPMENT` set."""
+    timeout = aiohttp.ClientTimeout(total=60)
+    async with (
+        aiohttp.ClientSession(timeout=timeout) as session,
+        session.post(f"{base_url}/reset_prefix_cache") as response,
+    ):
+        found = await response.read()
+        if response.status != 200 or b"false" in found:
+            raise SystemExit(f"the prefix cache was not emptied: {response.status} {found[:200]!r}")
+
+
 class Replay:
     """Makes recorded calls of one server."""
 
@@ -110,30 +124,28 @@ class Replay:
             "min_p": 0.0,
         }
 
-    async def run(self, chains: Sequence[Chain], live: int, *, salt: str) -> Replayed:
-        """Make every call. No prefix that was cached under another `salt` is found."""
+    async def run(self, chains: Sequence[Chain], live: int) -> Replayed:
+        """Make every call, those of `live` episodes at a time."""
         connector = aiohttp.TCPConnector(limit=0)
         timeout = aiohttp.ClientTimeout(total=CALL_S)
         async with aiohttp.ClientSession(connector=connector, timeout=timeout) as session:
 
             async def one(numbered: tuple[int, Chain]) -> int:
                 number, chain = numbered
-                return await self._chain(session, chain, number, salt)
+                return await self._chain(session, chain, number)
 
             begun = time.perf_counter()
             tokens = await fan_out(one, list(enumerate(chains)), limit=live)
             return Replayed(time.perf_counter() - begun, sum(tokens))
 
-    async def _chain(
-        self, session: aiohttp.ClientSession, chain: Chain, number: int, salt: str
-    ) -> int:
+    async def _chain(self, session: aiohttp.ClientSession, chain: Chain, number: int) -> int:
         stream: list[int] = []
         tokens = 0
         for turn, call in enumerate(chain):
             if call.fresh:
                 stream = []
             stream.extend(call.added)
-            answer = await self._call(session, stream, call.sampled, (number << 16) + turn, salt)
+            answer = await self._call(session, stream, call.sampled, (number << 16) + turn)
             if len(answer) != call.sampled:
                 raise SystemExit(f"expected {call.sampled} tokens, found {len(answer)}: no figure")
             stream.extend(answer)
@@ -141,9 +153,9 @@ class Replay:
         return tokens
 
     async def _call(
-        self, session: aiohttp.ClientSession, prompt: list[int], n: int, seed: int, salt: str
+        self, session: aiohttp.ClientSession, prompt: list[int], n: int, seed: int
     ) -> list[int]:
-        body = {**self._fixed, "prompt": prompt, "max_tokens": n, "cache_salt": salt}
+        body = {**self._fixed, "prompt": prompt, "max_tokens": n}
         if self._fixed["temperature"] > 0:
             body["seed"] = seed
         headers = {"Content-Type": "application/json"}

@@ -1,8 +1,8 @@
 """One measured rollout against a model server, and the same calls made of it raw, right after.
 
 Rule: the rollout is a whole run as users have it: tasks, sandboxes, protocol, verifiers, store,
-steering. Only how text becomes commands is `any_text`'s. The server is up before the clock starts;
-each of the two finds none of its prefixes in the server's cache.
+steering. Only how text becomes commands is `any_text`'s. The server is up before the clock starts,
+and its prefix cache is emptied before each of the two.
 """
 
 from collections.abc import Callable
@@ -11,7 +11,7 @@ from pathlib import Path
 import msgspec
 from bench.any_text import AnyText
 from bench.engine import OUTPUT, verifies
-from bench.recorded import Replay, possible_hits, read_chains
+from bench.recorded import Replay, forget, possible_hits, read_chains
 
 from headrace.aio import in_thread
 from headrace.configs.models import (
@@ -75,6 +75,7 @@ async def measure(
 ) -> Measured:
     """Roll out into the folder `out`, then replay. `phase` is told what begins."""
     async with CompletionClient(base_url) as client:
+        await forget(base_url)
         start = load_of(await client.metrics())
         phase("rollout")
         summary = await runner.run(
@@ -85,9 +86,10 @@ async def measure(
         )
         middle = load_of(await client.metrics())
         chains = await in_thread(read_chains, out)
+        await forget(base_url)
         phase("raw")
         replay = Replay(base_url, served, shape.sampling)
-        raw = await replay.run(chains, shape.live, salt=f"raw of {out.name}")
+        raw = await replay.run(chains, shape.live)
         end = load_of(await client.metrics())
     phase("")
     if raw.tokens != summary.sampled_tokens:

@@ -1,8 +1,9 @@
 """A completion server that samples nothing: what the engine costs is measured against it.
 
-It speaks as much of vLLM's API as the client uses: `/health`, `/v1/models`, `/metrics`, and
-`/v1/completions` with one token prompt, which is answered after a while with the ids of a fixed
-text. It prints its port and ends with its standard input.
+It speaks as much of vLLM's API as the client uses: `/health`, `/v1/models`, `/metrics`,
+`/reset_prefix_cache` (there is none), and `/v1/completions` with one token prompt, which is
+answered after a while with the ids of a fixed text. It prints its port and ends with its standard
+input.
 
     python -m bench.stub_server --ids 5,6,7 --text "```bash..." [--think-s 0.5] [--context 8192]
 """
@@ -55,6 +56,7 @@ class Stub:
         app.router.add_get("/v1/models", self._models)
         app.router.add_get("/metrics", self._metrics)
         app.router.add_post("/v1/completions", self._complete)
+        app.router.add_post("/reset_prefix_cache", self._health)
         return app
 
     async def _health(self, request: web.Request) -> web.Response:

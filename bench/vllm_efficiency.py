@@ -9,13 +9,14 @@ the rounds; `prefix_hit_rate` is of the prompt tokens that a perfect cache would
 
 import argparse
 import asyncio
+import os
 import tempfile
 from pathlib import Path
 from statistics import median
 
 import msgspec
 import uvloop
-from bench.recorded import Call, Replay
+from bench.recorded import DEVELOPMENT, Call, Replay
 from bench.report import report
 from bench.rollout import Measured, Shape, measure
 
@@ -42,7 +43,7 @@ async def rounds(arguments: argparse.Namespace, folder: Path) -> list[Measured]:
     found = []
     async with VllmServer(server_config(arguments.live), model, SERVED, log) as server:
         sampling = SamplingConfig(temperature=0.7, max_tokens=arguments.max_tokens)
-        await Replay(server.base_url, SERVED, sampling).run(WARM_UP, 8, salt="warm-up")
+        await Replay(server.base_url, SERVED, sampling).run(WARM_UP, 8)
         for number in range(arguments.rounds):
             shape = Shape(
                 provider=arguments.provider,
@@ -76,6 +77,7 @@ def main() -> None:
     parser.add_argument("--provider", choices=("namespace", "docker", "fake"), default="namespace")
     parser.add_argument("--json", type=Path, help="write {bench, commit, machine, metrics} here")
     arguments = parser.parse_args()
+    os.environ.update(DEVELOPMENT)
     with (
         tempfile.TemporaryDirectory(prefix="headrace-bench-") as folder,
         asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner,
