@@ -40,9 +40,10 @@ class Busy(msgspec.Struct, frozen=True):
 class Utilisation:
     """Samples while `watch` runs. `phase` may be set at any time; empty: between phases."""
 
-    def __init__(self, device: str) -> None:
+    def __init__(self, device: str, *, every_s: float = EVERY_S) -> None:
         """`device`: `cuda` or `cpu`."""
         self._device = device
+        self._every_s = every_s
         self._begun = time.monotonic()
         self._ticks = (0, 0)
         self.phase = ""
@@ -52,7 +53,7 @@ class Utilisation:
         """Until cancelled."""
         await in_thread(self._share)  # the processors' share is one between two looks
         while True:
-            await asyncio.sleep(EVERY_S)
+            await asyncio.sleep(self._every_s)
             phase = self.phase
             share = await in_thread(self._share)
             if share is not None:
