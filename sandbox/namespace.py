@@ -9,6 +9,7 @@ loopback included. Writes count as memory, because the tmpfs is memory.
 """
 
 import asyncio
+import hashlib
 import os
 import secrets
 import shutil
@@ -288,7 +289,12 @@ def _resolv() -> str:
 
 
 def _file(path: Path, content: bytes) -> str:
-    """A file of ours for every sandbox, replaced whole: another driver may be reading it."""
+    """A file of ours for every sandbox, replaced whole: another driver may be reading it.
+
+    Named by its content: a driver of another version has another one.
+    """
+    digest = hashlib.sha256(content).hexdigest()[:12]
+    path = path.with_name(f"{path.stem}-{digest}{path.suffix}")
     temporary = path.with_name(f"{path.name}.{os.getpid()}")
     temporary.write_bytes(content)
     temporary.replace(path)
