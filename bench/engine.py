@@ -67,6 +67,7 @@ STEADY_ROUNDS = 20
 """A run of fewer is never steady: all begin and end together."""
 OUTPUT = b"-rw-r--r-- 1 root root 220 Mar 27 2022 notes\n" * 2
 """Of each command; with the prompt it makes about 2,000 tokens of an episode."""
+GRADED = b"headrace-brought\nheadrace-ran\ntext /logs/verifier/reward.txt\n1\n\0--\n"
 LIMITS = EpisodeLimits(
     max_turns=TURNS,
     max_tokens=None,
@@ -77,10 +78,8 @@ LIMITS = EpisodeLimits(
 
 
 def verifies(command: str) -> bytes:
-    """What the sandbox answers to the verifier."""
-    if "headrace-ran" in command:
-        return b"headrace-ran\nfile /logs/verifier/reward.txt\n--\n"
-    return b"headrace-brought\n" if "headrace-brought" in command else b""
+    """What the sandbox answers to the verifier, which brings, runs and looks in one request."""
+    return GRADED if "headrace-ran" in command else b""
 
 
 def planned(episodes: int, group: int = 8) -> list[Planned]:
@@ -155,7 +154,6 @@ async def one_size(
     provider = FakeProvider(
         lambda command: OUTPUT,
         exec_script=verifies,
-        files={"/logs/verifier/reward.txt": b"1\n"},
         record=False,
     )
     with tempfile.TemporaryDirectory(prefix="headrace-bench-") as folder:
@@ -183,9 +181,10 @@ async def one_size(
             rss_mb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
         tokens = await in_thread(tokens_of, Path(folder))
         store_s = await store_alone(Path(folder), Path(folder, "again"))
-    if driver.finished != episodes or meters.turns != episodes * turns:
+    passed = meters.outcomes["passed"]
+    if not passed == driver.finished == episodes or meters.turns != episodes * turns:
         raise SystemExit(
-            f"expected {episodes} episodes of {turns} turns, found {driver.finished} and "
+            f"expected {episodes} passed episodes of {turns} turns, found {driver.finished} and "
             f"{meters.turns} turns: {meters.outcomes}"
         )
     return {

@@ -142,6 +142,5 @@ def _provider(shape: Shape) -> Provider | None:
     return FakeProvider(
         lambda command: OUTPUT,
         exec_script=verifies,
-        files={"/logs/verifier/reward.txt": b"1\n"},
         record=False,
     )
