@@ -391,22 +391,18 @@ async def test_a_terminal_is_asked_for_only_where_keys_are_typed(
 
 def as_sandboxes_answer(command: str) -> bytes:
     """To the verifier whose tests wrote a reward, and to the look for `/logs/artifacts`."""
-    if "headrace-brought" in command:
-        return b"headrace-brought\n"
     if "headrace-ran" in command:
-        return b"headrace-ran\nfile /logs/verifier/reward.txt\n--\n"
+        return b"headrace-brought\nheadrace-ran\ntext /logs/verifier/reward.txt\n1\n\0--\n"
     return b"- 0\n" if command.endswith("look /logs/artifacts") else b""
 
 
-async def test_a_task_of_one_step_costs_three_commands_of_ours_and_no_more(
+async def test_a_task_of_one_step_costs_two_commands_of_ours_and_no_more(
     tmp_path: Path,
 ) -> None:
     (tmp_path / "tests").mkdir()
     (tmp_path / "tests" / "test.sh").write_text("#!/bin/sh\n")
     watching = Watching(Command(text="one"))
-    watching.provider = Opens(
-        exec_script=as_sandboxes_answer, files={"/logs/verifier/reward.txt": b"1\n"}
-    )
+    watching.provider = Opens(exec_script=as_sandboxes_answer)
     plain = task()
     recipe = VerifierRecipe(tests=(str(tmp_path / "tests"),))
     plain = msgspec.structs.replace(plain, verifier=recipe)
@@ -415,5 +411,5 @@ async def test_a_task_of_one_step_costs_three_commands_of_ours_and_no_more(
     )
     assert episode.verdict.passed
     methods = [call.method for call in watching.provider.calls]
-    assert methods == ["run", "exec", "exec", "exec", "read", "close"]
+    assert methods == ["run", "exec", "exec", "close"]
     assert not (tmp_path / "artifacts").exists()
