@@ -32,10 +32,13 @@ NO_SOURCE = "bind source path"
 _IN, _OUT, _ERR, _PROGRAM = "in", "out", "err", "program"
 
 OPENING = f"""\
-if [ -p {TARGET}/{_IN} ]; then {{
+if [ -p {TARGET}/{_IN} ]; then
+exec 9>&2 2>/dev/null
 (read -r hr_s hr_x </proc/self/stat
-. {TARGET}/{_PROGRAM} <{TARGET}/{_IN} >{TARGET}/{_OUT} 2>{TARGET}/{_ERR} | kill -9 "$hr_s")
-}} </dev/null >/dev/null 2>&1; fi
+. {TARGET}/{_PROGRAM} <{TARGET}/{_IN} >{TARGET}/{_OUT} 2>{TARGET}/{_ERR} | kill -9 "$hr_s"
+) </dev/null >/dev/null
+exec 2>&9 9>&-
+fi
 """
 """For the first process. The channel is started in a pipe, whose subshell is then ended, and not by
 `&`: what a shell starts so ignores SIGINT, with all its children."""
