@@ -26,6 +26,7 @@ from bench.peers.table import markdown, metrics
 from bench.peers.tasks import prepare
 from bench.report import report
 
+from headrace.errors import HeadraceError
 from headrace.policies.weights import SMALL_MODEL, ready_model
 
 
@@ -145,5 +146,7 @@ def main() -> None:
 if __name__ == "__main__":
     try:
         main()
+    except HeadraceError as e:
+        sys.exit(f"bench.peers: {e}")
     except KeyboardInterrupt:
         sys.exit(130)
