@@ -451,20 +451,21 @@ async def test_a_process_that_hangs_is_ended_and_the_others_go_on(
 ) -> None:
     async def stop_one() -> None:
         await until(lambda: len(workers()) == 2)
-        await until(lambda: sandboxes_of({workers()[0]}))
-        os.kill(workers()[0], signal.SIGSTOP)
+        victim = workers()[0]
+        await until(lambda: sandboxes_of({victim}))
+        os.kill(victim, signal.SIGSTOP)
 
     async with asyncio.TaskGroup() as group:
         driving = group.create_task(
             driven(
                 only_namespace,
                 tmp_path,
-                policy=ScriptedConfig(commands=("sleep 1", "echo done")),
-                silent_s=6.0,
+                policy=ScriptedConfig(commands=("sleep 3", "echo done")),
+                silent_s=12.0,
             )
         )
         group.create_task(stop_one())
     made, events = driving.result()
     assert (made.error, made.finished) == (None, 4)
     notes = [event.text for event in events if isinstance(event, Note)]
-    assert any("said nothing for 6 s" in note for note in notes)
+    assert any("said nothing for 12 s" in note for note in notes)
