@@ -37,7 +37,7 @@ from headrace.engine import collector
 from headrace.engine.driver import Driver
 from headrace.engine.events import ignore
 from headrace.engine.limits import EpisodeLimits
-from headrace.engine.meters import Meters
+from headrace.engine.meters import Meters, Reservoir
 from headrace.engine.parts import Parts, Planned
 from headrace.engine.preflight import raise_files
 from headrace.engine.reader import latest_episodes
@@ -61,6 +61,8 @@ STORED, TOGETHER = 2000, 256
 """Episodes for the store alone, and how many of them wait at a time."""
 LONG_TURNS, LONG_LIVE = 2, 200
 """Of the episodes that show whether memory stays."""
+LATE_S = 0.02
+"""Slept again and again beside a run: how late it is woken is the machine's own lag."""
 STEADY = 0.2
 """Of them, until memory is looked at."""
 STEADY_ROUNDS = 20
@@ -232,8 +234,18 @@ def tokens_of(run: Path) -> int:
 def in_a_process(live: int, turns_per_s: float, *more: str) -> dict[str, float]:
     line = [sys.executable, "-m", "bench.engine", "--one", str(live)]
     line += ["--turns-per-s", str(turns_per_s), *more]
-    done = subprocess.run(line, stdout=subprocess.PIPE, check=True, text=True)
-    found: dict[str, float] = json.loads(done.stdout)
+    late = Reservoir()
+    with subprocess.Popen(line, stdout=subprocess.PIPE, text=True) as process:
+        while process.poll() is None:  # its answer fits into the pipe
+            begun = time.monotonic()
+            time.sleep(LATE_S)
+            late.add(time.monotonic() - begun - LATE_S)
+        assert process.stdout is not None
+        answer = process.stdout.read()
+    if process.returncode:
+        raise SystemExit(f"the run of {live} live episodes ended with {process.returncode}")
+    found: dict[str, float] = json.loads(answer)
+    found["machine_lag_p99_ms"] = 1000 * (late.percentile(0.99) or 0.0)
     print("  ".join(f"{name} {value:.4g}" for name, value in found.items()), file=sys.stderr)
     return found
 
@@ -249,6 +261,7 @@ def measure(arguments: argparse.Namespace) -> dict[str, float | None]:
     metrics["http_cpu_ms_per_turn"] = found["cpu_ms_per_turn"]
     found = in_a_process(LAG_LIVE, arguments.turns_per_s)
     metrics["loop_lag_p99_ms"] = found["loop_lag_p99_ms"]
+    metrics["machine_lag_p99_ms"] = found["machine_lag_p99_ms"]
     metrics["store_over_run"] = found["store_over_run"]
     long = ["--turns", str(LONG_TURNS), "--rounds", str(arguments.episodes / LONG_LIVE)]
     found = in_a_process(LONG_LIVE, 10 * arguments.turns_per_s, *long)
