@@ -7,12 +7,14 @@ differ: what it leaves behind.
 import os
 from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager
+from pathlib import Path
 
 import aiodocker
 import pytest_asyncio
 
 from headrace.aio import in_thread
 from headrace.sandbox.base import Sandbox, SandboxSpec
+from headrace.sandbox.cgroups import detect
 from headrace.sandbox.conformance import SandboxConformance
 from headrace.sandbox.conformance_walls import Close
 from headrace.sandbox.docker import DockerProvider, socket_path
@@ -39,7 +41,7 @@ class TestNamespaceAhead(SandboxConformance):
             assert pool.misses == 0 or pool.hits == 0
 
     async def leftovers(self, episode: str) -> list[str]:
-        return await in_thread(_leases) + await super().leftovers(episode)
+        return await in_thread(_kept) + await super().leftovers(episode)
 
 
 class TestDockerAhead(Close):
@@ -56,5 +58,10 @@ class TestDockerAhead(Close):
         return [str(one["Names"]) for one in found] + await super().leftovers(episode)
 
 
-def _leases() -> list[str]:
-    return [f"lease {path}" for path in (runtime_folder() / "leases").glob(f"headrace-{RUN}-*")]
+def _kept() -> list[str]:
+    """Control groups and mounts. The lease is the provider's, for all of its sandboxes."""
+    found = []
+    for folder in set(detect().parents.values()):
+        found += [f"group {path}" for path in folder.glob(f"headrace-{RUN}-*")]
+    mounts = Path("/proc/self/mounts").read_text().splitlines()
+    return found + [f"mount {line}" for line in mounts if f" {runtime_folder()}/mnt" in line]
