@@ -345,8 +345,8 @@ def _main() -> None:
         if fd > 2 and fd != nowhere:
             os.dup2(nowhere, fd, inheritable=False)
     _own_mounts()
-    with socket.socket(fileno=channel_fd) as channel:
-        _serve(channel)
+    with socket.socket(fileno=channel_fd) as channel, contextlib.suppress(ConnectionError):
+        _serve(channel)  # the driver was killed: so are we, and our sandboxes with us
 
 
 if __name__ == "__main__":
