@@ -16,10 +16,12 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager, suppress
 from errno import EISDIR, ENOENT
+from typing import Protocol
 
 from headrace.aio import run_shielded
 from headrace.errors import ContractError, SandboxError
 from headrace.sandbox.frames import Capture, Latch, Stream, are_numbers
+from headrace.sandbox.inside import FOLDER, MISSING, NOT_REGULAR, TOO_LARGE
 from headrace.sandbox.scripts import CONTROL_PROGRAM
 from headrace.types import CommandResult
 
@@ -32,7 +34,6 @@ RESERVE_PIDS = 256
 MAX_SCRIPT_BYTES = 120_000
 """A longer command does not fit into one argument; it goes into a file first."""
 _KEEP_IDLE = 4096
-_MISSING, _FOLDER, _NOT_REGULAR, _TOO_LARGE = 101, 102, 103, 104
 _TICKS = 100  # USER_HZ: the unit of /proc/PID/stat, 100 on every architecture we run on
 
 
@@ -53,6 +54,48 @@ class NotBegun(SandboxError):
 def reserve(pids: int | None) -> int:
     """What is kept free for us of a limit; 0 without one. A small limit cannot spare it all."""
     return 0 if pids is None else min(RESERVE_PIDS, pids // 2)
+
+
+class Channel(Protocol):
+    """Our own commands and files; `Control` is one, `namespace_joined.Joined` the other."""
+
+    async def exec(
+        self,
+        command: str,
+        *,
+        timeout_s: float,
+        stdin: bytes = b"",
+        workdir: str | None = None,
+        env: Mapping[str, str] | None = None,
+        user: str | None = None,
+        max_output_bytes: int | None = None,
+        shell: str = "bash",
+    ) -> CommandResult: ...
+
+    async def read(self, path: str, *, max_bytes: int) -> bytes: ...
+
+    async def write(self, path: str, data: bytes, *, mode: int) -> None: ...
+
+    def closed(self, reason: str) -> None: ...
+
+
+class Killer(Protocol):
+    """What interrupts and kills at a deadline; see `Control` for each."""
+
+    @property
+    def pid(self) -> int: ...
+
+    async def started(self) -> "Killer": ...
+
+    async def window(self, span: Span) -> tuple[int, int]: ...
+
+    async def interrupt(self, window: tuple[int, int], last_pid: int, pids: list[int]) -> None: ...
+
+    async def kill(self, window: tuple[int, int], last_pid: int, pids: list[int]) -> None: ...
+
+    async def signal(self, name: str, pid: int) -> None: ...
+
+    def closed(self, reason: str) -> None: ...
 
 
 class Control:
@@ -144,7 +187,7 @@ class Control:
         shell: str = "bash",
     ) -> CommandResult:
         """Run `command` in a fresh process group; see `Sandbox.exec`."""
-        script = _script(command, workdir, env or {})
+        script = script_of(command, workdir, env or {})
         lines = script.count("\n")
         if self._gone is not None:
             raise NotBegun(self._gone)
@@ -172,29 +215,29 @@ class Control:
         # Bytes of a stray process may fall between ours, so the length is checked.
         script = (
             f"p={shlex.quote(path)}\n"
-            f'[ -e "$p" ] || exit {_MISSING}\n[ ! -d "$p" ] || exit {_FOLDER}\n'
-            f'[ -f "$p" ] || exit {_NOT_REGULAR}\n'
+            f'[ -e "$p" ] || exit {MISSING}\n[ ! -d "$p" ] || exit {FOLDER}\n'
+            f'[ -f "$p" ] || exit {NOT_REGULAR}\n'
             's=$(wc -c <"$p")\n'
-            f'[ "$s" -le {max_bytes} ] || {{ echo $s; exit {_TOO_LARGE}; }}\n'
+            f'[ "$s" -le {max_bytes} ] || {{ echo $s; exit {TOO_LARGE}; }}\n'
             'printf "%s\\n" $s\nexec head -c "$s" -- "$p"\n'
         )
         for _ in range(3):
             result = await self.exec(
                 script, timeout_s=120, shell="sh", max_output_bytes=2 * (max_bytes + 64)
             )
-            _raise_for(path, result.exit_code, result, max_bytes)
+            raise_for(path, result.exit_code, result, max_bytes)
             size, _, data = result.stdout.partition(b"\n")
             told = size.strip() or b"-"
             if result.exit_code == 0 and are_numbers((told,), 0) and len(data) == int(told):
                 return data
-        raise SandboxError(f"{path}: could not be read: {_tail(result)}")
+        raise SandboxError(f"{path}: could not be read: {tail(result)}")
 
     async def write(self, path: str, data: bytes, *, mode: int) -> None:
         """Make or replace a regular file; see `Sandbox.write`."""
         temporary = f".hr-{secrets.token_hex(6)}"
         script = (
             f"p={shlex.quote(path)}\n"
-            f'[ -L "$p" ] || [ ! -d "$p" ] || exit {_FOLDER}\n'
+            f'[ -L "$p" ] || [ ! -d "$p" ] || exit {FOLDER}\n'
             'd=${p%/*}; [ "$d" != "$p" ] || d=.; d=${d:-/}\n'
             '[ -d "$d" ] || mkdir -p -- "$d" || exit 1\n'
             f't="$d"/{temporary}\n'
@@ -203,9 +246,9 @@ class Control:
             'rm -f -- "$t"; exit 1\n'
         )
         result = await self.exec(script, timeout_s=120, stdin=data, shell="sh")
-        _raise_for(path, result.exit_code, result, 0)
+        raise_for(path, result.exit_code, result, 0)
         if result.exit_code != 0:
-            raise SandboxError(f"{path}: could not be written: {_tail(result)}")
+            raise SandboxError(f"{path}: could not be written: {tail(result)}")
 
     async def window(self, span: Span) -> tuple[int, int]:
         """Bounds in ticks of the sandbox's clock between which `span` began."""
@@ -393,7 +436,8 @@ def settings(workdir: str | None, env: Mapping[str, str]) -> str:
     return "".join(lines)
 
 
-def _script(command: str, workdir: str | None, env: Mapping[str, str]) -> str:
+def script_of(command: str, workdir: str | None, env: Mapping[str, str]) -> str:
+    """What a shell is given to run `command`."""
     if "\0" in command:
         raise ContractError("a command cannot contain a NUL byte")
     # A last line of ours keeps the shell in front of the command: without it, `setsid x` would be
@@ -418,19 +462,21 @@ def _arguments(window: tuple[int, int], last_pid: int, pids: list[int]) -> str:
     return " ".join(map(str, [*window, last_pid, *pids]))
 
 
-def _raise_for(path: str, code: int | None, result: CommandResult, max_bytes: int) -> None:
-    if code == _MISSING:
+def raise_for(path: str, code: int | None, result: CommandResult, max_bytes: int) -> None:
+    """The errors of `read` and `write`, by their exit codes."""
+    if code == MISSING:
         raise FileNotFoundError(ENOENT, "no such file in the sandbox", path)
-    if code == _NOT_REGULAR:
+    if code == NOT_REGULAR:
         raise FileNotFoundError(ENOENT, "not a regular file in the sandbox", path)
-    if code == _FOLDER:
+    if code == FOLDER:
         raise IsADirectoryError(EISDIR, "a folder in the sandbox", path)
-    if code == _TOO_LARGE:
+    if code == TOO_LARGE:
         size = result.stdout[:40].decode(errors="replace").strip()
         raise OverflowError(f"{path}: {size} bytes, at most {max_bytes} were asked for")
 
 
-def _tail(result: CommandResult) -> str:
+def tail(result: CommandResult) -> str:
+    """Why one of ours failed, in short."""
     if result.timed_out:
         return "it took too long"
     return result.stderr[-500:].decode(errors="replace").strip() or f"exit {result.exit_code}"

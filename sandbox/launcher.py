@@ -1,14 +1,21 @@
-"""Starts namespace sandboxes with one fork each: the small process that root's driver keeps for it.
+"""Starts namespace sandboxes with one fork each, and what we run in them later with one more.
 
-Run by path as `python -S -E launcher.py FD`, FD one end of a `SOCK_SEQPACKET` pair. Each message is
-one marshalled tuple `(number, plan)` with the descriptors of the sandbox beside it; the answer is
-`(number, pid)` with a pidfd. When a sandbox has ended, `(number, pid, wait status)` follows. At the
-end of the socket it exits, and every sandbox with it.
+The small process that root's driver keeps for it. Run by path as `python -S -E launcher.py FD`, FD
+one end of a `SOCK_SEQPACKET` pair. Each message is one marshalled tuple `(number, what, plan)` with
+descriptors beside it: `start` a sandbox, `join` one, `kill` what has that number. The answers are
+`(number, word, value)`; the last is its end. At the end of the socket it exits, and every sandbox
+with it.
 
 Rule: the child does in its own fresh namespaces what bubblewrap would do, in the order of the plan;
 nothing is decided here. A step that fails is said on the sandbox's stderr, with exit code 125.
-Nothing of headrace is imported, and nothing late: each sandbox begins as a copy of this process,
-which stays small, and after the step `pivot` there is no file of Python's left to import.
+Nothing late is imported: each child begins as a copy of this process, which stays small, and after
+the step `pivot` there is no file of Python's left to import.
+
+Who joins a sandbox is a copy of this process until it becomes a program of the sandbox. Until then
+nobody inside may look into it: it cannot be traced (`dumpable` is off), it has no descriptor but
+its three, and its capabilities go before it reads a file. What needs no program (`inside.py`) stays
+out of the sandbox's process namespace, where nobody sees, stops or kills it. This program runs from
+a mount that is read-only: a script `#!/proc/self/exe` of the agent's would have it as `exe`.
 """
 
 from __future__ import annotations
@@ -33,8 +40,13 @@ if TYPE_CHECKING:  # `typing` would make every sandbox's first pages more
     from typing import Any
 
     Plan = dict[str, Any]
+if TYPE_CHECKING or __package__:
+    from headrace.sandbox import inside
+else:
+    import inside  # run by path: the folder of this file is where modules are looked for
 
 FAILED = 125
+NO_PROGRAM = 127
 MAX_MESSAGE = 200_000
 MAX_FDS = 16
 _RESERVED = 32
@@ -44,12 +56,17 @@ _NEW_NS, _NEW_CGROUP, _NEW_UTS = 0x20000, 0x2000000, 0x4000000
 _NEW_IPC, _NEW_PID, _NEW_NET = 0x8000000, 0x20000000, 0x40000000
 _RDONLY, _REMOUNT, _BIND, _RECURSIVE, _PRIVATE = 1, 32, 4096, 16384, 1 << 18
 _DETACH = 2
-_PDEATHSIG, _CAPBSET_DROP, _NO_NEW_PRIVS, _SECCOMP = 1, 24, 38, 22
+_PDEATHSIG, _DUMPABLE, _CAPBSET_DROP, _NO_NEW_PRIVS, _SECCOMP = 1, 4, 24, 38, 22
 _FILTER = 2
 _CAP_VERSION_3 = 0x20080522
 _LAST_CAP = 63
 _UP, _SET_FLAGS = 1, 0x8914
 _PIVOT_ROOT = {"x86_64": 155, "aarch64": 41}
+_CLOSE_RANGE = 436
+_NOWHERE = 3
+"""Like the others below `_RESERVED`: `/dev/null`."""
+_KEPT = ("groups", "rlimits", "capabilities", "seccomp", "env", "workdir")
+"""Of a sandbox's plan: what holds for those who join it too."""
 
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -87,14 +104,51 @@ def _become(plan: Plan, fds: list[int], alive: int) -> None:
     for step in plan["steps"]:
         _STEPS[step[0]](*step[1:])
     socket.sethostname(plan["hostname"])
+    _wall_in(plan)
+    if plan["workdir"]:
+        with contextlib.suppress(OSError):  # its shell starts in `/` then
+            os.makedirs(plan["workdir"], exist_ok=True)
+    _run(plan["argv"], plan["env"])
+
+
+def _wall_in(plan: Plan) -> None:
+    """What a process in a sandbox may no more, and how it finds its signals."""
     _drop(plan["capabilities"])
     _check(_libc.prctl(_NO_NEW_PRIVS, 1, 0, 0, 0), "no new privileges")
     if plan["seccomp"]:
         _filter(plan["seccomp"])
     signal.pthread_sigmask(signal.SIG_SETMASK, ())
-    for name in (signal.SIGPIPE, signal.SIGCHLD, signal.SIGINT):
+    for name in (signal.SIGPIPE, signal.SIGXFSZ, signal.SIGCHLD, signal.SIGINT):
         signal.signal(name, signal.SIG_DFL)
-    _run(plan["argv"], plan["env"])
+
+
+def _enter(plan: Plan, asked: Plan, fds: list[int], first: int) -> None:
+    """All between the fork and the program, or the call, of one who joins; `first` is a pidfd."""
+    given = dict(zip(asked["fds"], fds, strict=True))
+    for number in range(3):
+        os.dup2(given.get(number, _NOWHERE), number)
+    for group in asked["groups"]:
+        _write(f"{group}/cgroup.procs", "0")
+    for number, value in plan["rlimits"]:
+        resource.setrlimit(number, (value, value))
+    os.setsid()
+    os.umask(0o022)
+    flags = _NEW_NS | (_NEW_IPC | _NEW_UTS | _NEW_CGROUP | _NEW_NET if "argv" in asked else 0)
+    _check(_libc.setns(first, flags), "join the sandbox")
+    _check(_libc.syscall(_CLOSE_RANGE, 3, 0xFFFFFFFF, 0), "close what is the host's")
+    _wall_in(plan)
+    try:
+        os.chdir(plan["workdir"] or "/")
+    except OSError:
+        os.chdir("/")
+    if "argv" not in asked:
+        os._exit(inside.CALLS[asked["call"]](*asked["arguments"]))
+    env = {**plan["env"], **inside.become(asked["user"])}
+    for argv in asked["argv"]:
+        with contextlib.suppress(FileNotFoundError):
+            _run(argv, env)
+    os.write(2, b"headrace: neither bash nor sh is left in the sandbox\n")
+    os._exit(NO_PROGRAM)
 
 
 def _write(path: str, value: str) -> None:
@@ -203,10 +257,10 @@ def _filter(program: bytes) -> None:
     _check(_libc.prctl(_SECCOMP, _FILTER, head, 0, 0), "the filter of system calls")
 
 
-def _run(argv: list[str], env: dict[str, str]) -> None:
+def _run(argv: list[str | bytes], env: dict[str, str]) -> None:
     for folder in env["PATH"].split(":"):
         with contextlib.suppress(FileNotFoundError, NotADirectoryError, PermissionError):
-            os.execve(f"{folder or '.'}/{argv[0]}", argv, env)
+            os.execve(f"{folder or '.'}/{argv[0]!s}", argv, env)
     raise FileNotFoundError(errno.ENOENT, f"not found in {env['PATH']}", argv[0])
 
 
@@ -236,19 +290,12 @@ def _is_of_an_engine(path: str, kind: str) -> bool:
     return kind == "nsfs" or (kind == "tmpfs" and path.endswith("/mounts/shm"))
 
 
-def _fork(plan: Plan, fds: list[int], own: int, alive: tuple[int, int]) -> int:
-    """Process 1 of a new process namespace, as a child of ours."""
-    _check(_libc.unshare(_NEW_PID), "a process namespace")
-    try:
-        pid = os.fork()
-    finally:
-        if os.getpid() != 1:
-            _check(_libc.setns(own, _NEW_PID), "back to the own process namespace")
+def _fork(child: Callable[[], None]) -> int:
+    pid = os.fork()
     if pid:
         return pid
     try:
-        os.close(alive[1])
-        _become(plan, fds, alive[0])
+        child()
     except BaseException as e:
         words = f"{e.filename}: {e.strerror}" if isinstance(e, OSError) else repr(e)
         os.write(2, f"headrace: {words}\n".encode(errors="replace"))
@@ -256,33 +303,53 @@ def _fork(plan: Plan, fds: list[int], own: int, alive: tuple[int, int]) -> int:
         os._exit(FAILED)
 
 
+class _Own:
+    """Our own process namespace, to come back to."""
+
+    def __init__(self) -> None:
+        self._fd = os.open("/proc/self/ns/pid", os.O_RDONLY | os.O_CLOEXEC)
+
+    def fork_elsewhere(self, child: Callable[[], None]) -> int:
+        """The next child is in another namespace: undo that for those that follow."""
+        try:
+            return _fork(child)
+        finally:  # in the child we are never here
+            _check(_libc.setns(self._fd, _NEW_PID), "back to the own process namespace")
+
+
 def _say(channel: socket.socket, number: int, what: str, value: int) -> None:
     channel.send(marshal.dumps((number, what, value)))
 
 
 class _Live:
-    """The sandboxes that have been started and have not ended."""
+    """What has been started and has not ended: sandboxes, and who joined them."""
 
     def __init__(self) -> None:
         self.pids: dict[int, int] = {}
         """By number."""
-        self._by_pid: dict[int, tuple[int, list[str]]] = {}
+        self.plans: dict[int, Plan] = {}
+        """Of sandboxes, by number: `_KEPT`."""
+        self._numbers: dict[int, int] = {}
+        self._filters: dict[bytes, bytes] = {}
 
-    def add(self, number: int, pid: int, groups: list[str]) -> None:
+    def add(self, number: int, pid: int, plan: Plan | None = None) -> None:
         self.pids[number] = pid
-        self._by_pid[pid] = number, groups
+        self._numbers[pid] = number
+        if plan is not None:
+            kept = self.plans[number] = {name: plan[name] for name in _KEPT}
+            kept["seccomp"] = self._filters.setdefault(plan["seccomp"], plan["seccomp"])
 
     def reap(self, channel: socket.socket) -> None:
-        """Say who has ended; with its last process gone, its control groups go too."""
+        """Say who has ended; with the last process of a sandbox gone, its control groups go too."""
         while self.pids:
             pid, status = os.waitpid(-1, os.WNOHANG)
             if pid == 0:
                 return
-            if pid in self._by_pid:
-                number, groups = self._by_pid.pop(pid)
-                del self.pids[number]
-                gone = [_removed(group) for group in groups]
-                _say(channel, number, "ended" if all(gone) else "left", status)
+            number = self._numbers.pop(pid)
+            del self.pids[number]
+            plan = self.plans.pop(number, None)
+            gone = [_removed(group) for group, _ in plan["groups"]] if plan else []
+            _say(channel, number, "ended" if all(gone) else "left", status)
 
 
 def _removed(group: str) -> bool:
@@ -306,45 +373,125 @@ def _bell() -> int:
     return bell
 
 
+class _Server:
+    """Carries out one message after the other."""
+
+    def __init__(self, channel: socket.socket) -> None:
+        self._channel = channel
+        self._own = _Own()
+        self._alive = os.pipe()
+        self.live = _Live()
+
+    def start(self, number: int, plan: Plan, fds: list[int]) -> None:
+        """Process 1 of a new process namespace, as a child of ours."""
+
+        def child() -> None:
+            os.close(self._alive[1])
+            _become(plan, fds, self._alive[0])
+
+        _check(_libc.unshare(_NEW_PID), "a process namespace")
+        pid = self._own.fork_elsewhere(child)
+        self.live.add(number, pid, plan)
+        _say(self._channel, number, "started", pid)
+
+    def join(self, number: int, asked: Plan, fds: list[int]) -> None:
+        """A program, or a call, in a sandbox. Only a program is in its process namespace."""
+        live = self.live
+        if asked["sandbox"] not in live.plans:
+            raise OSError(errno.ESRCH, "the sandbox has ended")
+        plan = live.plans[asked["sandbox"]]
+        if "target" in asked:
+            inner = _inner(live.pids.get(asked["target"]))
+            asked["arguments"] = (*asked["arguments"], inner)
+        asked["groups"] = [
+            group
+            for group, settings in plan["groups"]
+            if "argv" in asked or (asked["charged"] and _is_of_memory(settings))
+        ]
+        first = os.pidfd_open(live.pids[asked["sandbox"]])
+        try:
+            if "argv" in asked:
+                _check(_libc.setns(first, _NEW_PID), "the sandbox's process namespace")
+                pid = self._own.fork_elsewhere(lambda: _enter(plan, asked, fds, first))
+            else:
+                pid = _fork(lambda: _enter(plan, asked, fds, first))
+        finally:
+            os.close(first)
+        live.add(number, pid)
+
+    def kill(self, number: int) -> None:
+        if number in self.live.pids:
+            os.kill(self.live.pids[number], signal.SIGKILL)
+
+    def take(self) -> bool:
+        """One message, if there is one; False at the end of the socket."""
+        said, fds, _, _ = socket.recv_fds(
+            self._channel, MAX_MESSAGE, MAX_FDS, socket.MSG_CMSG_CLOEXEC
+        )
+        if not said:
+            return False
+        number, what, plan = marshal.loads(said)
+        try:
+            if what == "start":
+                self.start(number, plan, fds)
+            elif what == "join":
+                self.join(number, plan, fds)
+            else:
+                self.kill(number)
+        except OSError as e:
+            _say(self._channel, number, "refused", e.errno or 0)
+        for fd in fds:
+            os.close(fd)
+        return True
+
+
+def _is_of_memory(settings: list[tuple[str, str]]) -> bool:
+    return any(file.startswith("memory.") for file, _ in settings)
+
+
+def _inner(pid: int | None) -> int:
+    """What a child of ours is called in its own process namespace; 0 when it is gone."""
+    if pid is None:
+        return 0
+    with open(f"/proc/{pid}/status") as file:
+        for line in file:
+            if line.startswith("NSpid:"):
+                return int(line.split()[-1])
+    return 0
+
+
 def _serve(channel: socket.socket) -> None:
-    own = os.open("/proc/self/ns/pid", os.O_RDONLY | os.O_CLOEXEC)
-    alive, bell = os.pipe(), _bell()
-    live = _Live()
+    server, bell = _Server(channel), _bell()
     gc.freeze()  # the children share these pages
     gc.disable()
     while True:
         ready = select.select([channel.fileno(), bell], [], [])[0]
         if bell in ready:
             os.read(bell, 4096)
-            live.reap(channel)
-        if channel.fileno() not in ready:
-            continue
-        said, fds, _, _ = socket.recv_fds(channel, MAX_MESSAGE, MAX_FDS, socket.MSG_CMSG_CLOEXEC)
-        if not said:
+            server.live.reap(channel)
+        if channel.fileno() in ready and not server.take():
             return
-        number, plan = marshal.loads(said)
-        if plan is None:
-            if number in live.pids:
-                os.kill(live.pids[number], signal.SIGKILL)
-            continue
-        try:
-            pid = _fork(plan, fds, own, alive)
-        except OSError as e:
-            _say(channel, number, "refused", e.errno or 0)
-        else:
-            live.add(number, pid, [group for group, _ in plan["groups"]])
-            _say(channel, number, "started", pid)
-        for fd in fds:
-            os.close(fd)
+
+
+def _read_only_exe() -> None:
+    """Have our program's file behind a read-only mount, and begin again from there."""
+    file = os.path.realpath(sys.executable)
+    _mount(file, file, "", _BIND, "")
+    _mount("", file, "", _BIND | _REMOUNT | _RDONLY, "")
+    os.execv(file, [file, "-S", "-E", *sys.argv, "again"])
 
 
 def _main() -> None:
+    if len(sys.argv) < 3:
+        _own_mounts()
+        _read_only_exe()
+    _check(_libc.prctl(_DUMPABLE, 0, 0, 0, 0), "not to be traced")
     channel_fd = fcntl.fcntl(int(sys.argv[1]), fcntl.F_DUPFD_CLOEXEC, _RESERVED)
     nowhere = os.open(os.devnull, os.O_RDWR)
     for fd in range(_RESERVED):
         if fd > 2 and fd != nowhere:
             os.dup2(nowhere, fd, inheritable=False)
-    _own_mounts()
+    os.set_inheritable(nowhere, False)
     with socket.socket(fileno=channel_fd) as channel, contextlib.suppress(ConnectionError):
         _serve(channel)  # the driver was killed: so are we, and our sandboxes with us
 

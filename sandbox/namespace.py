@@ -43,11 +43,11 @@ from headrace.sandbox.namespace_sandbox import NamespaceSandbox
 from headrace.sandbox.namespace_terminal import TerminalPlace
 from headrace.sandbox.refusals import no_allow_list, no_compose
 from headrace.sandbox.rootfs import can_build
-from headrace.sandbox.scripts import INIT_PROGRAM, KEEP_ALIVE, beside
+from headrace.sandbox.scripts import INIT_PROGRAM, KEEP_ALIVE, KEEPER_PROGRAM, beside
 from headrace.types import EnvironmentRecipe, Task
 
 START_TIMEOUT_S = 60.0
-_LAUNCHED = Footprint(memory_bytes=1600 << 10, processes=5, files=8)
+_LAUNCHED = Footprint(memory_bytes=1000 << 10, processes=2, files=3)
 """Measured over thousands: 0.7 MB of its processes', the rest the kernel's for them."""
 _SPAWNED = Footprint(memory_bytes=2 << 20, processes=7, files=9)
 STORAGE_MB = 8192
@@ -139,6 +139,7 @@ class NamespaceProvider:
             max_output_bytes=spec.limits.max_output_bytes,
             image_user=image.user,
             terminal=TerminalPlace(user, workdir) if spec.terminal else None,
+            joined=here.launcher is not None,
         )
         self._live += 1
         try:
@@ -263,8 +264,9 @@ def _look(run_id: str) -> _Here:
         raise SandboxError(host)
     runtime = leases.runtime_folder()
     program = seccomp.program()
-    files = {PROGRAM_FD: _file(runtime / "init.sh", INIT_PROGRAM.encode())}
     by_launcher = host.root and can_launch()
+    first = KEEPER_PROGRAM if by_launcher else INIT_PROGRAM
+    files = {PROGRAM_FD: _file(runtime / "init.sh", first.encode())}
     if program is not None and not by_launcher:
         files[SECCOMP_FD] = _file(runtime / "seccomp.bpf", program)
     groups = cgroups.detect()

@@ -138,6 +138,7 @@ def plan(
         "seccomp": seccomp,
         "argv": list(argv or _inside(launch)),
         "env": {**DEFAULT_ENV, **launch.env},
+        "workdir": launch.workdir,
     }
 
 

@@ -13,12 +13,13 @@ import signal
 import socket
 import sys
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 
 from headrace.aio import run_shielded
 from headrace.errors import SandboxError
+from headrace.sandbox.frames import Latch
 from headrace.sandbox.launcher import MAX_MESSAGE
 from headrace.sandbox.namespace_process import Leader, raised
 
@@ -44,15 +45,19 @@ class Launcher:
         sandbox's stderr and its end.
         """
         self._numbers += 1
-        message = marshal.dumps((self._numbers, {**plan, "fds": list(fds)}))
+        message = marshal.dumps((self._numbers, "start", {**plan, "fds": list(fds)}))
         if len(message) > MAX_MESSAGE:
             raise SandboxError(
                 f"at most {MAX_MESSAGE} bytes of settings were expected of a sandbox, found "
                 f"{len(message)}: its environment or its list of layers is too long"
             )
         if self._line is None or self._line.ended:
-            self._line = _Line(self._closed)
+            self._line = _Line(self._closed, self._next)
         return await self._line.start(self._numbers, message, tuple(fds.values()))
+
+    def _next(self) -> int:
+        self._numbers += 1
+        return self._numbers
 
     async def close(self) -> None:
         """End the launcher; returns when it is gone, and with it every sandbox. Idempotent."""
@@ -61,7 +66,26 @@ class Launcher:
             self._line = None
 
 
-class _Launched(Leader):
+class Member:
+    """What was started in a sandbox: a program, or a call of `inside.py`."""
+
+    __slots__ = ("_line", "end", "number", "status")
+
+    def __init__(self, number: int, line: "_Line") -> None:
+        self.number = number
+        self.end = Latch()
+        """Set at its end; failed where it could not start, or the launcher is gone."""
+        self.status = 0
+        """Exit code, or minus the signal."""
+        self._line = line
+
+    def kill(self) -> None:
+        """It alone. Of one that has ended: nothing happens."""
+        if not self.end.is_set:
+            self._line.kill(self.number)
+
+
+class Launched(Leader):
     """Process 1 of a sandbox: it is its own leader."""
 
     def __init__(self, pid: int, number: int, line: "_Line") -> None:
@@ -77,15 +101,24 @@ class _Launched(Leader):
         if not self.ended.is_set():
             self._line.kill(self._number)
 
+    async def join(self, asked: Mapping[str, object], fds: Mapping[int, int]) -> Member:
+        """Start something in the sandbox; `fds[n]` becomes its descriptor n, of the three.
+
+        Returns when that has been asked for: `Member.end` says the rest. Cancelled, it may run.
+        """
+        return await self._line.join({**asked, "sandbox": self._number}, fds)
+
 
 class _Line:
     """One launcher process and the socket to it."""
 
-    def __init__(self, closed: tuple[int, ...]) -> None:
+    def __init__(self, closed: tuple[int, ...], number: Callable[[], int]) -> None:
         self.ended = False
+        self._number = number
         self._loop = asyncio.get_running_loop()
         self._asked: dict[int, asyncio.Future[Leader]] = {}
-        self._live: dict[int, _Launched] = {}
+        self._live: dict[int, Launched] = {}
+        self._members: dict[int, Member] = {}
         self._waiting: deque[tuple[bytes, Sequence[int], asyncio.Future[None] | None]] = deque()
         self._gone = asyncio.Event()
         self._channel, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
@@ -116,9 +149,25 @@ class _Line:
         finally:
             self._asked.pop(number, None)
 
+    async def join(self, asked: Mapping[str, object], fds: Mapping[int, int]) -> Member:
+        member = Member(self._number(), self)
+        message = marshal.dumps((member.number, "join", {**asked, "fds": list(fds)}))
+        sent: asyncio.Future[None] = self._loop.create_future()
+        self._members[member.number] = member
+        try:
+            self._push(message, tuple(fds.values()), sent)
+            await sent
+        except BaseException:
+            if sent.done() and not sent.cancelled() and sent.exception() is None:
+                self.kill(member.number)
+            else:
+                del self._members[member.number]
+            raise
+        return member
+
     def kill(self, number: int) -> None:
-        """Of a sandbox that has ended: nothing happens."""
-        self._push(marshal.dumps((number, None)), (), None)
+        """Of what has ended: nothing happens."""
+        self._push(marshal.dumps((number, "kill", None)), (), None)
 
     async def close(self) -> None:
         self._fail()
@@ -164,7 +213,9 @@ class _Line:
                 self._fail()
                 return
             number, what, value = marshal.loads(said)
-            if what in ("ended", "left"):
+            if number in self._members:
+                self._end_member(number, what, value)
+            elif what in ("ended", "left"):
                 self._end(number, os.waitstatus_to_exitcode(value), cleared=what == "ended")
             else:
                 self._answer(number, what, value)
@@ -175,7 +226,7 @@ class _Line:
             self.kill(number)  # who asked has given it up
             return
         if what == "started":
-            self._live[number] = _Launched(value, number, self)
+            self._live[number] = Launched(value, number, self)
             asked.set_result(self._live[number])
         else:
             words = f"no process for a sandbox: {os.strerror(value)}"
@@ -186,6 +237,15 @@ class _Line:
         if launched is not None:
             launched.cleared = cleared
             launched.end(status)
+
+    def _end_member(self, number: int, what: str, value: int) -> None:
+        member = self._members.pop(number)
+        if what == "refused":
+            words = f"nothing could be started in the sandbox: {os.strerror(value)}"
+            member.end.set(SandboxError(words))
+        else:
+            member.status = os.waitstatus_to_exitcode(value)
+            member.end.set()
 
     def _fail(self) -> None:
         """The launcher is gone, or may go: it ends at the end of its socket."""
@@ -212,6 +272,9 @@ class _Line:
             os.waitpid(self._pid, 0)
         for number in tuple(self._live):
             self._end(number, -signal.SIGKILL, cleared=False)
+        for member in self._members.values():
+            member.end.set(SandboxError(_GONE))
+        self._members.clear()
         self._gone.set()
 
 

@@ -22,13 +22,20 @@ _LOW_FD = 32  # above every number the sandbox's end of the pipes is moved to
 class Outlet:
     """The writing end of a pipe: never blocks, keeps what does not fit, and keeps the order."""
 
-    __slots__ = ("_fd", "_loop", "_waiting")
+    __slots__ = ("_fd", "_is_last", "_loop", "_waiting")
 
     def __init__(self, fd: int) -> None:
         os.set_blocking(fd, False)
         self._fd = fd
         self._loop = asyncio.get_running_loop()
         self._waiting: deque[memoryview] = deque()
+        self._is_last = False
+
+    def finish(self) -> None:
+        """Nothing more comes: close it once all of it is sent."""
+        self._is_last = True
+        if not self._waiting:
+            self.close()
 
     def write(self, data: bytes) -> None:
         """Send `data`, now or when there is room. Silent once the other end is gone."""
@@ -66,6 +73,8 @@ class Outlet:
                 return
             self._waiting.popleft()
         self._loop.remove_writer(self._fd)
+        if self._is_last:
+            self.close()
 
     def _send(self, data: bytes | memoryview) -> int:
         try:
@@ -96,6 +105,15 @@ class Inlet:
         self._loop = asyncio.get_running_loop()
         self._loop.add_reader(fd, self._read)
 
+    @property
+    def is_open(self) -> bool:
+        """Whether something may still come."""
+        return self._fd >= 0
+
+    def forget(self, ended: Callable[[], None]) -> None:
+        """Read on and drop what comes, so that whoever writes is not held up."""
+        self._take, self._ended = _drop, ended
+
     def drain(self) -> None:
         """Hand on what is still in the pipe, at its end."""
         for _ in range(8):
@@ -120,6 +138,10 @@ class Inlet:
         else:
             self.close()
             self._ended()
+
+
+def _drop(data: bytes) -> None:
+    pass
 
 
 class Leader:

@@ -17,8 +17,10 @@ from headrace.aio import in_thread, run_shielded
 from headrace.errors import ContractError, SandboxEnded, SandboxError, SandboxFull
 from headrace.sandbox.base import IMAGE_USER, Sandbox, Terminal
 from headrace.sandbox.cgroups import Processes
-from headrace.sandbox.control import Control, NotBegun, reserve
+from headrace.sandbox.control import Channel, Control, Killer, NotBegun, reserve
 from headrace.sandbox.leases import children_of, number_inside
+from headrace.sandbox.namespace_joined import Joined, JoinedKiller
+from headrace.sandbox.namespace_launcher import Launched
 from headrace.sandbox.namespace_process import (
     Inlet,
     Leader,
@@ -54,8 +56,13 @@ class NamespaceSandbox:
         max_output_bytes: int,
         image_user: str = "",
         terminal: TerminalPlace | None = None,
+        joined: bool = False,
     ) -> None:
-        """`terminal`: whose terminal there may be, and where it starts; None: there is none."""
+        """`terminal`: whose terminal there may be, and where it starts; None: there is none.
+
+        `joined`: its leader is the launcher's, and our own requests need no process of theirs.
+        """
+        self._joined = joined
         self._keep = max_output_bytes
         self._place = terminal
         self._terminal: PtyTerminal | None = None
@@ -70,8 +77,8 @@ class NamespaceSandbox:
         self._started = False
         self._closed = False
         self._shell: Shell
-        self._control: Control
-        self._killer: Control
+        self._control: Channel
+        self._killer: Killer
 
     async def start(
         self,
@@ -87,8 +94,9 @@ class NamespaceSandbox:
         self._need = reserve(None if processes is None else processes.limit)
         try:
             await self._spawn(lead, files)
-            await self._control.started()
-            await self._killer.started()
+            for channel in (self._control, self._killer):
+                if isinstance(channel, Control):
+                    await channel.started()
             await self._shell.start()
         except OSError as e:
             raise SandboxError(f"the sandbox could not be started: {e}") from e
@@ -220,13 +228,14 @@ class NamespaceSandbox:
             raise SandboxError("the sandbox has processes left")
         try:
             await run_shielded(in_thread(self._clear))
-            await self._control.started()
+            if isinstance(self._control, Control):
+                await self._control.started()
         finally:
             with suppress(OSError):
                 processes.give_back()
 
     def _clear(self) -> None:
-        """Kill all but the first process, which then starts the shell and our channels afresh.
+        """Kill all but the first process, which then starts the shell (and our own) afresh.
 
         Blocking for some milliseconds. The first process is stopped meanwhile: it could not fork.
         """
@@ -284,6 +293,8 @@ class NamespaceSandbox:
         ours: dict[int, int] = {}
         try:
             for number, make in _PIPES.items():
+                if self._joined and number > 2:
+                    continue
                 theirs[number], ours[number] = make(0o666 if number < 3 else None)
             for number, path in files.items():
                 theirs[number] = open_for(path)
@@ -299,9 +310,14 @@ class NamespaceSandbox:
             self._leader.on_end = self._on_end
 
     def _wire(self, ours: dict[int, int]) -> None:
-        agent, control, killer = self._outlets = [Outlet(ours[n]) for n in (0, 3, 6)]
+        agent = Outlet(ours[0])
+        self._outlets = [agent]
+        takes: dict[int, Callable[[bytes], None]] = {
+            1: lambda data: self._shell.feed(1, data),
+            2: self._take_stderr,
+        }
 
-        async def ready_killer() -> Control:
+        async def ready_killer() -> Killer:
             return self._killer
 
         self._shell = Shell(
@@ -311,30 +327,59 @@ class NamespaceSandbox:
             program=None,
             rescue=self._rescue,
         )
-        self._control = Control(
-            control.write,
+        if self._joined:
+            self._wire_joined()
+        else:
+            takes.update(self._wire_shells(ours))
+        self._inlets = [Inlet(ours[number], take) for number, take in takes.items()]
+
+    def _wire_joined(self) -> None:
+        killer = JoinedKiller(self._launched)
+
+        async def ready_killer() -> JoinedKiller:
+            return killer
+
+        self._killer = killer
+        self._control = Joined(self._launched, killer=ready_killer, max_output_bytes=self._keep)
+
+    def _launched(self) -> Launched:
+        assert isinstance(self._leader, Launched)
+        return self._leader
+
+    def _wire_shells(self, ours: dict[int, int]) -> dict[int, Callable[[bytes], None]]:
+        """Our two shells beside the agent's, and who takes what they say."""
+        to_control, to_killer = Outlet(ours[3]), Outlet(ours[6])
+        self._outlets += [to_control, to_killer]
+
+        async def ready_killer() -> Control:
+            return killer
+
+        control = Control(
+            to_control.write,
             killer=ready_killer,
             max_output_bytes=self._keep,
             program=None,
-            nudge=self._nudge,
+            nudge=lambda: self._nudge({control.pid, killer.pid}),
             restarted=lambda: f" {self._shell.pid}",
         )
-        self._killer = Control(killer.write, program=None, nudge=self._nudge)
-        takes: dict[int, Callable[[bytes], None]] = {
-            1: lambda data: self._shell.feed(1, data),
-            2: self._take_stderr,
-            4: lambda data: self._control.feed(1, data),
-            5: lambda data: self._control.feed(2, data),
-            7: lambda data: self._killer.feed(1, data),
+        killer = Control(
+            to_killer.write,
+            program=None,
+            nudge=lambda: self._nudge({control.pid, killer.pid}),
+        )
+        self._control, self._killer = control, killer
+        return {
+            4: lambda data: control.feed(1, data),
+            5: lambda data: control.feed(2, data),
+            7: lambda data: killer.feed(1, data),
         }
-        self._inlets = [Inlet(ours[number], take) for number, take in takes.items()]
 
     def _take_stderr(self, data: bytes) -> None:
         if not self._started:  # what the launch says before there is a shell
             self._said = (self._said + data)[-_SAID_BYTES:]
         self._shell.feed(2, data)
 
-    def _nudge(self) -> None:
+    def _nudge(self, shells: set[int]) -> None:
         """Let our own processes go on, whoever stopped them (`kill -STOP -1`) or killed one."""
         first = None if self._leader is None else self._leader.first
         if first is None:
@@ -344,7 +389,7 @@ class NamespaceSandbox:
             with suppress(ProcessLookupError):
                 os.kill(child, signal.SIGCONT)
             ours.add(number_inside(child))
-        if not {self._control.pid, self._killer.pid} <= ours:
+        if not shells <= ours:
             self._clear()  # the first process starts them anew when all of them are gone
 
     def _on_end(self) -> None:

@@ -22,7 +22,7 @@ from typing import NamedTuple
 from headrace.aio import in_thread
 from headrace.errors import SandboxError
 from headrace.sandbox.base import COLUMNS, ROWS
-from headrace.sandbox.control import Control
+from headrace.sandbox.control import Channel
 from headrace.sandbox.namespace_process import Inlet, Outlet
 from headrace.sandbox.scripts import TERMINAL_PROGRAM
 from headrace.sandbox.terminal import Process, State, state_of
@@ -132,7 +132,7 @@ def _members(first: int, group: int) -> Iterator[Process]:
 async def open_pty(
     first: int,
     place: TerminalPlace,
-    control: Control,
+    control: Channel,
     token: str,
     feed: Callable[[bytes], None],
     ended: Callable[[], None],

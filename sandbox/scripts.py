@@ -387,5 +387,21 @@ on 9. As process 1 it cannot be killed from inside; when all three of its childr
 was running: if it lives, it lives on.
 """
 
+KEEPER_PROGRAM = _packed(
+    _AS
+    + _BESIDE
+    + _KEEP
+    + r"""
+exec 7</dev/null 8>&1 9>&2 >/dev/null 2>/dev/null
+IFS= read -r hr_key || exit 0
+if [ "$#" -gt 2 ]; then (shift 2; hr_beside "$@") </dev/null 7<&- 8>&- 9>&-; fi
+cd -- "${2:-/}" || cd /
+hr_keep "$1" "${2:-/}"
+"""
+)
+"""The first process of a sandbox that the launcher started, which makes its working directory and
+runs our own requests: `AGENT`, with the arguments of `INIT_PROGRAM`. It comes as a file on 9 too.
+"""
+
 INIT = ". /dev/fd/9"
 """What the namespace provider starts as `sh -c ...`."""

@@ -20,7 +20,7 @@ from collections.abc import Awaitable, Callable
 
 from headrace.aio import run_shielded
 from headrace.errors import ContractError, SandboxError, SandboxFull
-from headrace.sandbox.control import Control, Span, encode
+from headrace.sandbox.control import Killer, Span, encode
 from headrace.sandbox.frames import Capture, Latch, Stream, are_numbers
 from headrace.sandbox.scripts import AGENT_PROGRAM, SETUP
 from headrace.types import CommandResult
@@ -56,12 +56,12 @@ class Shell:
         self,
         write: Callable[[bytes], None],
         *,
-        killer: Callable[[], Awaitable[Control]],
+        killer: Callable[[], Awaitable[Killer]],
         max_output_bytes: int = 1 << 20,
         program: str | None = AGENT_PROGRAM,
         rescue: Callable[[bool], Awaitable[None]] | None = None,
     ) -> None:
-        """`killer` gives the control channel that interrupts; it is first called at a deadline.
+        """`killer` gives what interrupts; it is first called at a deadline.
 
         `program` is sent first, to the loader at the other end; None: it runs already. `rescue`
         kills all that runs inside when a command cannot be killed alone; the shell ends with it.
