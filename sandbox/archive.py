@@ -6,6 +6,7 @@ devices) is refused with the offending name. Packing and unpacking run in a thre
 """
 
 import io
+import marshal
 import os
 import posixpath
 import shlex
@@ -13,6 +14,7 @@ import stat
 import tarfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import lru_cache
 from pathlib import Path
 
 from headrace.aio import in_thread
@@ -78,6 +80,27 @@ def unpack(data: bytes) -> dict[str, bytes]:
     except tarfile.TarError as e:
         raise ArchiveError(f"a tar archive was expected: {e}") from e
     return files
+
+
+@lru_cache(maxsize=64)
+def entries(data: bytes) -> bytes:
+    """An archive of `pack` as `inside.unpack` reads it. `ArchiveError` for what it never holds."""
+    out = []
+    with read_tar(), tarfile.open(fileobj=io.BytesIO(data), mode="r:") as tar:
+        for member in tar:
+            name, content = os.fsencode(member.name), b""
+            if member.isreg():
+                file = tar.extractfile(member)
+                assert file is not None
+                kind, content = "file", file.read()
+            elif member.issym():
+                kind, content = "link", os.fsencode(member.linkname)
+            elif member.isdir():
+                kind = "folder"
+            else:
+                raise ArchiveError(f"{member.name}: only files, folders and links can be packed")
+            out.append((kind, name, member.mode, int(member.mtime), content))
+    return marshal.dumps(out)
 
 
 async def upload(sandbox: Sandbox, source: str | Path, target: str) -> None:

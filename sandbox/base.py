@@ -7,9 +7,9 @@ opened on demand: `terminal`, a pseudo-terminal for programs that want a screen.
 suite in `sandbox/conformance.py` is the contract in full; every provider passes it.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
-from typing import Final, Protocol
+from typing import Final, Protocol, runtime_checkable
 
 from headrace.types import (
     CommandResult,
@@ -170,6 +170,36 @@ class Sandbox(Protocol):
 
     async def aclose(self) -> None:
         """Remove it and everything in it. Idempotent; finished even when cancelled."""
+
+
+class Bring(Record, frozen=True, kw_only=True):
+    """A tar archive for a sandbox, and what is done before it is unpacked."""
+
+    archive: bytes
+    into: str
+    removed: tuple[str, ...] = ()
+    """With all below; a link itself."""
+    folders: tuple[str, ...] = ()
+    """Made, and open to everybody."""
+    needs: tuple[str, ...] = ()
+    """Programs without which nothing is done."""
+
+
+@runtime_checkable
+class Direct(Protocol):
+    """What some sandboxes do without a program of theirs. Optional, and never the only way.
+
+    Ask with `isinstance`; a sandbox that has the calls may still be unable to.
+    """
+
+    async def unpack(self, bring: Bring) -> bool:
+        """Whether the files lie there, as root's. False: do it by `exec`; some may be there."""
+
+    async def kinds(self, paths: Sequence[str]) -> str | None:
+        """A letter for each absolute path: `d`, `f`, `o` for another kind, `-` for nothing.
+
+        None: look by `exec`.
+        """
 
 
 class Provider(Protocol):

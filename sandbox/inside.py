@@ -11,6 +11,7 @@ nothing is imported late.
 from __future__ import annotations
 
 import contextlib
+import marshal
 import os
 import signal
 import stat
@@ -20,11 +21,15 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
     from typing import Any
 
+    Entry = tuple[str, bytes, int, int, bytes]
+
 MISSING, FOLDER, NOT_REGULAR, TOO_LARGE = 101, 102, 103, 104
 NO_USER = 126
 PASSES = 60
 _CHUNK_BYTES = 1 << 18
 _TABLE_BYTES = 4 << 20
+search_path = ""
+"""`PATH` of the sandbox; set by the launcher's child."""
 _ROOT = ("", "root", "0", "root:root", "0:0")
 
 
@@ -77,6 +82,103 @@ def write(path: bytes, temporary: bytes, size: int, mode: int) -> int:
         os.write(2, f"{e.strerror}\n".encode())
         return 1
     return 0
+
+
+def unpack(
+    into: bytes, removed: Sequence[bytes], folders: Sequence[bytes], needs: Sequence[str]
+) -> int:
+    """Put entries from stdin below `into`, as `tar -x -o` of root's would.
+
+    First what is at each of `removed` is removed, whatever it is, and `folders` are made or, the
+    last two parts of them, opened to everybody. Without all programs of `needs`, or when anything
+    is odd, it fails, and whoever asked does it by a program of the sandbox.
+    """
+    entries: list[Entry] = marshal.loads(_all_of(0))
+    if not all(map(_has_program, needs)):
+        return 1
+    try:
+        for path in removed:
+            _remove(path)
+        for path in folders:
+            _open_folder(path)
+        for entry in entries:
+            _place(into, *entry)
+        for kind, name, _, mtime, _ in entries:
+            if kind == "folder":
+                os.utime(os.path.join(into, name), (mtime, mtime))
+    except (OSError, RecursionError) as e:
+        os.write(2, f"{e}\n".encode(errors="replace"))
+        return 1
+    return 0
+
+
+def _has_program(name: str) -> bool:
+    return any(os.access(f"{folder}/{name}", os.X_OK) for folder in search_path.split(":"))
+
+
+def _remove(path: bytes) -> None:
+    try:
+        if not stat.S_ISDIR(os.lstat(path).st_mode):
+            os.unlink(path)
+            return
+    except FileNotFoundError:
+        return
+    for name in os.listdir(path):
+        _remove(os.path.join(path, name))
+    os.rmdir(path)
+
+
+def _open_folder(path: bytes) -> None:
+    """A folder that everybody may write to, with the one above it."""
+    if os.path.islink(path) or (os.path.lexists(path) and not os.path.isdir(path)):
+        _remove(path)
+    above = os.path.dirname(path)
+    for folder in (above, path):
+        if folder != b"/":
+            os.makedirs(folder, exist_ok=True)
+            os.chmod(folder, 0o777)
+
+
+def _place(into: bytes, kind: str, name: bytes, mode: int, mtime: int, data: bytes) -> None:
+    path = os.path.join(into, name)
+    if kind == "folder":
+        os.makedirs(path, exist_ok=True)
+        os.chmod(path, mode)
+        return
+    if os.path.lexists(path):
+        os.unlink(path)
+    os.makedirs(os.path.dirname(path), exist_ok=True)
+    if kind == "link":
+        os.symlink(data, path)
+        return
+    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
+    try:
+        _write_all(fd, data)
+        os.fchmod(fd, mode)
+        os.utime(fd, (mtime, mtime))
+    finally:
+        os.close(fd)
+
+
+def kinds(paths: Sequence[bytes]) -> int:
+    """For each path a letter: `d`, `f`, `o` for another kind, `-` where there is nothing."""
+    _write_all(1, b"".join(map(_kind, paths)))
+    return 0
+
+
+def _kind(path: bytes) -> bytes:
+    try:
+        mode = os.stat(path).st_mode
+    except OSError:
+        return b"-"
+    return b"d" if stat.S_ISDIR(mode) else b"f" if stat.S_ISREG(mode) else b"o"
+
+
+def _all_of(fd: int) -> bytes:
+    parts = []
+    while data := os.read(fd, _CHUNK_BYTES):
+        parts.append(data)
+    return b"".join(parts)
 
 
 def _copy(source: int, target: int) -> int:
@@ -246,6 +348,8 @@ def _table(path: str, columns: int) -> list[list[str]]:
 CALLS: dict[str, Callable[..., Any]] = {
     "read": read,
     "write": write,
+    "unpack": unpack,
+    "kinds": kinds,
     "kill": kill,
     "interrupt": interrupt,
     "send": send,

@@ -136,12 +136,13 @@ def _enter(plan: Plan, asked: Plan, fds: list[int], first: int) -> None:
     flags = _NEW_NS | (_NEW_IPC | _NEW_UTS | _NEW_CGROUP | _NEW_NET if "argv" in asked else 0)
     _check(_libc.setns(first, flags), "join the sandbox")
     _check(_libc.syscall(_CLOSE_RANGE, 3, 0xFFFFFFFF, 0), "close what is the host's")
-    _wall_in(plan)
+    _wall_in(plan if "argv" in asked else {**plan, "seccomp": b""})  # it is for other programs
     try:
         os.chdir(plan["workdir"] or "/")
     except OSError:
         os.chdir("/")
     if "argv" not in asked:
+        inside.search_path = plan["env"]["PATH"]
         os._exit(inside.CALLS[asked["call"]](*asked["arguments"]))
     env = {**plan["env"], **inside.become(asked["user"])}
     for argv in asked["argv"]:

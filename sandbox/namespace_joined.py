@@ -14,12 +14,13 @@ import os
 import secrets
 import signal
 import time
-from collections.abc import Awaitable, Callable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from functools import partial
 
 from headrace.aio import run_shielded
 from headrace.errors import ContractError, SandboxError
+from headrace.sandbox.base import Bring
 from headrace.sandbox.control import (
     KILL_TIMEOUT_S,
     RESTARTS,
@@ -113,6 +114,23 @@ class Joined:
         raise_for(path, result.exit_code, result, 0)
         if result.exit_code != 0:
             raise SandboxError(f"{path}: could not be written: {tail(result)}")
+
+    async def unpack(self, entries: bytes, bring: Bring) -> bool:
+        """See `Direct.unpack`; `entries` as `inside.unpack` reads them."""
+        arguments = (
+            _encoded(bring.into),
+            [_encoded(path) for path in bring.removed],
+            [_encoded(path) for path in bring.folders],
+            bring.needs,
+        )
+        result = await self._call("unpack", arguments, entries, 0, charged=True)
+        return result.exit_code == 0
+
+    async def kinds(self, paths: Sequence[str]) -> str | None:
+        """See `Direct.kinds`."""
+        arguments = ([_encoded(path) for path in paths],)
+        result = await self._call("kinds", arguments, b"", len(paths) + 1)
+        return result.stdout.decode() if result.exit_code == 0 else None
 
     async def _call(
         self,

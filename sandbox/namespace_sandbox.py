@@ -9,13 +9,14 @@ import asyncio
 import logging
 import os
 import signal
-from collections.abc import Awaitable, Callable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from typing import TypeVar
 
 from headrace.aio import in_thread, run_shielded
 from headrace.errors import ContractError, SandboxEnded, SandboxError, SandboxFull
-from headrace.sandbox.base import IMAGE_USER, Sandbox, Terminal
+from headrace.sandbox.archive import entries
+from headrace.sandbox.base import IMAGE_USER, Bring, Sandbox, Terminal
 from headrace.sandbox.cgroups import Processes
 from headrace.sandbox.control import Channel, Control, Killer, NotBegun, reserve
 from headrace.sandbox.leases import children_of, number_inside
@@ -140,11 +141,27 @@ class NamespaceSandbox:
 
     async def read(self, path: str, *, max_bytes: int = 64 << 20) -> bytes:
         """See `Sandbox.read`."""
-        return await self._in_room(lambda: self._control.read(path, max_bytes=max_bytes))
+        return await self._in_room_of_shells(lambda: self._control.read(path, max_bytes=max_bytes))
 
     async def write(self, path: str, data: bytes, *, mode: int = 0o644) -> None:
         """See `Sandbox.write`."""
-        await self._in_room(lambda: self._control.write(path, data, mode=mode))
+        await self._in_room_of_shells(lambda: self._control.write(path, data, mode=mode))
+
+    async def unpack(self, bring: Bring) -> bool:
+        """See `Direct.unpack`."""
+        control = self._control
+        if not isinstance(control, Joined):
+            return False
+        with self._attributed():
+            return await control.unpack(entries(bring.archive), bring)
+
+    async def kinds(self, paths: Sequence[str]) -> str | None:
+        """See `Direct.kinds`."""
+        control = self._control
+        if not isinstance(control, Joined):
+            return None
+        with self._attributed():
+            return await control.kinds(paths)
 
     async def terminal(self) -> Terminal:
         """See `Sandbox.terminal`."""
@@ -184,6 +201,13 @@ class NamespaceSandbox:
         """`request`, with processes free for it whatever the agent's do; nothing is done twice."""
         with self._attributed():
             return await self._with_room(request)
+
+    async def _in_room_of_shells(self, request: Callable[[], Awaitable[T]]) -> T:
+        """The same for what takes no process of the sandbox, unless a shell of ours does it."""
+        if not self._joined:
+            return await self._in_room(request)
+        with self._attributed():
+            return await request()
 
     async def _with_room(self, request: Callable[[], Awaitable[T]]) -> T:
         processes = self._processes

@@ -15,9 +15,12 @@ share one machine, as in Harbor's shared mode.
 """
 
 import io
+import posixpath
+import re
 import tarfile
 import time
 from collections.abc import Callable, Sequence
+from functools import lru_cache
 from typing import Any
 
 import msgspec
@@ -25,7 +28,7 @@ import msgspec
 from headrace.aio import in_thread
 from headrace.errors import SandboxError
 from headrace.sandbox.archive import TRANSFER_TIMEOUT_S, pack, unpack
-from headrace.sandbox.base import IMAGE_USER, Sandbox
+from headrace.sandbox.base import IMAGE_USER, Bring, Direct, Sandbox
 from headrace.sandbox.control import settings
 from headrace.types import CommandResult, Record, Task, TestOutcome, Verdict, VerdictFault
 from headrace.verifiers.harbor_scripts import (
@@ -113,8 +116,15 @@ class HarborVerifier:
         )
 
     async def _grade(self, task: Task, sandbox: Sandbox) -> "_Graded | str":
-        """In one request where the tests are small and root's, else in two. A text: why not."""
+        """In one request where the tests are small and root's, else in two. A text: why not.
+
+        A sandbox that can take files without a program of its own does that first.
+        """
         tests = await in_thread(_packed, task.verifier.tests)
+        note = await _brought_directly(sandbox, tests)
+        if note is not None:
+            timed_out, left = await _run_tests(task, sandbox)
+            return _Graded(timed_out=timed_out, left=left, note=note)
         script = together(_bring_script(task), settings(task.environment.workdir, _env(task)))
         if (
             task.verifier.user in _ROOTS
@@ -197,6 +207,48 @@ async def _bring(task: Task, sandbox: Sandbox, tests: bytes) -> _Brought:
     if result.timed_out and BROUGHT not in result.stdout:
         raise SandboxError(f"the sandbox did not answer within {TRANSFER_TIMEOUT_S:.0f} s")
     return _read_brought(result.stdout, result)
+
+
+async def _brought_directly(sandbox: Sandbox, tests: bytes) -> str | None:
+    """What there is to note of them; None: they are to be brought by `BRING`, or are there."""
+    if not (tests and isinstance(sandbox, Direct) and len(tests) <= TOGETHER_BYTES):
+        return None
+    ready = _ready(tests)
+    if ready is None:
+        return None
+    archive, note = ready
+    bring = Bring(
+        archive=archive,
+        into="/tests",
+        removed=("/tests", JSON, TXT, LOG, *REPORTS),
+        folders=("/logs/verifier", "/tests"),
+        needs=("tar", "mkdir"),  # as `BRING` does: the verdict is the same on every provider
+    )
+    return note if await sandbox.unpack(bring) else None
+
+
+@lru_cache(maxsize=64)
+def _ready(tests: bytes) -> tuple[bytes, str] | None:
+    """The archive with a test.sh that can be started, as `BRING` makes it, and what to note of it.
+
+    None where it has no such file.
+    """
+    out, note, is_there = io.BytesIO(), "", False
+    with (
+        tarfile.open(fileobj=io.BytesIO(tests), mode="r:") as whole,
+        tarfile.open(fileobj=out, mode="w", format=tarfile.GNU_FORMAT) as ready,
+    ):
+        for member in whole:
+            file = whole.extractfile(member) if member.isreg() else None
+            content = file.read() if file else b""
+            if posixpath.normpath(member.name) == "test.sh":
+                is_there = member.isreg()
+                member.mode |= 0 if member.mode & 0o111 else 0o111
+                if content.partition(b"\n")[0].endswith(b"\r"):
+                    content, note = re.sub(rb"\r$", b"", content, flags=re.MULTILINE), _WINDOWS_NOTE
+                member.size = len(content)
+            ready.addfile(member, io.BytesIO(content) if member.isreg() else None)
+    return (out.getvalue(), note) if is_there else None
 
 
 def _read_brought(stdout: bytes, result: CommandResult) -> _Brought:
