@@ -26,6 +26,8 @@ from headrace.sandbox.namespace_process import Leader, raised
 PROGRAM = Path(__file__).with_name("launcher.py")
 END_TIMEOUT_S = 20.0
 _CHANNEL_FD = 3
+_SPAWN_ENV = {"LD_BIND_NOW": "1"}
+"""Else each of its children would look up the same names again."""
 _GONE = "the process that starts sandboxes has ended"
 
 
@@ -294,7 +296,7 @@ def _spawn(theirs: socket.socket, closed: tuple[int, ...]) -> int:
         return os.posix_spawn(
             sys.executable,
             [sys.executable, "-S", "-E", str(PROGRAM), str(_CHANNEL_FD)],
-            {},
+            _SPAWN_ENV,
             file_actions=[
                 *((os.POSIX_SPAWN_CLOSE, number) for number in closed),
                 *((os.POSIX_SPAWN_DUP2, nowhere, number) for number in (0, 1)),

@@ -401,6 +401,10 @@ async def test_the_tests_are_in_the_sandbox_only_from_verification_on(
 # --- how many requests it takes -------------------------------------------------------------
 
 
+def is_root() -> bool:
+    return os.geteuid() == 0
+
+
 class Counting:
     """A real sandbox, and how many commands it was asked to run."""
 
@@ -425,7 +429,9 @@ async def test_a_verdict_of_roots_tests_takes_one_request(
     counting = Counting(sandbox)
     script = bash(f"echo 0.5 > {REWARD}.txt; echo said")
     verdict = await graded(cast(Sandbox, counting), tmp_path, script, **made)
-    assert (verdict.reward, verdict.log_tail, counting.asked) == (0.5, "said\n", asked)
+    assert (verdict.reward, verdict.log_tail) == (0.5, "said\n")
+    # a sandbox that takes the files itself is asked once, whoever the tests' user is
+    assert counting.asked == (1 if isinstance(sandbox, NamespaceSandbox) and is_root() else asked)
 
 
 async def test_tests_that_are_not_brought_in_the_tests_time_have_a_time_of_their_own(
