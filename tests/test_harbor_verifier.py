@@ -1,5 +1,6 @@
 """Harbor's contract on a real sandbox: what the tests find, and what is made of what they leave."""
 
+import os
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any, cast
@@ -9,6 +10,7 @@ import pytest
 
 from headrace.configs.models import SandboxConfig
 from headrace.sandbox.base import Sandbox, SandboxSpec
+from headrace.sandbox.namespace_sandbox import NamespaceSandbox
 from headrace.sandbox.providers import choose
 from headrace.types import (
     AgentRecipe,
