@@ -130,6 +130,14 @@ class Walls(Suite):
         assert "pytest" not in lines
         assert int(await says(sandbox, "ls -d /proc/[0-9]* | wc -l")) < 20
 
+    async def test_a_program_has_no_descriptor_but_its_own(self, sandbox: Sandbox) -> None:
+        """Not ours for commands and verdicts, nor a file of the host."""
+        look = "ls /proc/self/fd"  # the last is of the look itself
+        assert await says(sandbox, look) == "0\n1\n2\n3\n"
+        assert (await execute(sandbox, look)).stdout == b"0\n1\n2\n3\n"
+        async with self.open(user="nobody") as other:
+            assert await says(other, look) == "0\n1\n2\n3\n"
+
     async def test_files_of_the_host_are_not_visible(
         self, sandbox: Sandbox, tmp_path: Path
     ) -> None:

@@ -1,9 +1,10 @@
 """Starts namespace sandboxes with one fork each: the small process that root's driver keeps for it.
 
 Run by path as `python -S -E launcher.py FD`, FD one end of a `SOCK_SEQPACKET` pair. Each message is
-one marshalled tuple `(number, plan)` with the descriptors of the sandbox beside it; the answer is
-`(number, pid)` with a pidfd. When a sandbox has ended, `(number, pid, wait status)` follows. At the
-end of the socket it exits, and every sandbox with it.
+one marshalled tuple `(number, plan)` with the descriptors of the sandbox beside it; None as plan
+asks for its end. The answer is `(number, "started", pid)` or `(number, "refused", errno)`; of a
+sandbox that has ended, `(number, "ended", wait status)` follows, with `"left"` where one of its
+control groups is still there. At the end of the socket it exits, and every sandbox with it.
 
 Rule: the child does in its own fresh namespaces what bubblewrap would do, in the order of the plan;
 nothing is decided here. A step that fails is said on the sandbox's stderr, with exit code 125.
@@ -69,6 +70,7 @@ def _become(plan: Plan, fds: list[int], alive: int) -> None:
     """All between the fork and the program. Runs as process 1 of its namespace."""
     for fd, number in zip(fds, plan["fds"], strict=True):
         os.dup2(fd, number)
+        os.close(fd)  # every program of the sandbox would have it, and so our channels
     os.setsid()
     _check(_libc.prctl(_PDEATHSIG, signal.SIGKILL, 0, 0, 0), "die with the launcher")
     if select.select([alive], [], [], 0)[0]:
@@ -92,8 +94,8 @@ def _become(plan: Plan, fds: list[int], alive: int) -> None:
     if plan["seccomp"]:
         _filter(plan["seccomp"])
     signal.pthread_sigmask(signal.SIG_SETMASK, ())
-    for name in (signal.SIGPIPE, signal.SIGCHLD, signal.SIGINT):
-        signal.signal(name, signal.SIG_DFL)
+    for name in signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP}:
+        signal.signal(name, signal.SIG_DFL)  # Python ignores some, and whoever began the run may
     _run(plan["argv"], plan["env"])
 
 
@@ -319,7 +321,7 @@ def _serve(channel: socket.socket) -> None:
             live.reap(channel)
         if channel.fileno() not in ready:
             continue
-        said, fds, _, _ = socket.recv_fds(channel, MAX_MESSAGE, MAX_FDS, socket.MSG_CMSG_CLOEXEC)
+        said, fds, _, _ = socket.recv_fds(channel, MAX_MESSAGE, MAX_FDS)  # they are inheritable
         if not said:
             return
         number, plan = marshal.loads(said)
