@@ -33,11 +33,14 @@ def follow(
 ) -> None:
     """Show the run until it ends; `once`, or where there is no terminal: one picture."""
     if once or not console.is_terminal:
-        console.print(picture(status.read(run), time.time(), console.width))
+        if found := status.read(run):
+            console.print(picture(found, time.time(), console.width))
         return
     with Live(console=console, refresh_per_second=4, screen=False) as live:
         while True:
             found = status.read(run)
+            if not found:  # its folder was moved or removed
+                return
             live.update(picture(found, time.time(), console.width))
             if not any(one.running(time.time()) for one in found):
                 return
