@@ -13,6 +13,7 @@ from headrace.configs.models import ServerConfig, VllmConfig
 from headrace.errors import ConfigError, ServerLost
 from headrace.policies.client import Request
 from headrace.policies.replicas import PROVEN
+from headrace.policies.server_command import choose_port
 from headrace.policies.server_share import cores_of, gpus_of
 from headrace.policies.servers import Servers
 
@@ -278,6 +279,11 @@ def test_as_many_replicas_as_cores_have_all_of_them() -> None:
 def test_more_replicas_than_cores_are_bound_to_none() -> None:
     share = cores_of(ServerConfig(replicas=3), 1, [0, 1])
     assert share.environment["VLLM_CPU_OMP_THREADS_BIND"] == "nobind"
+
+
+def test_replicas_whose_ports_would_be_above_the_last_one_are_refused() -> None:
+    with pytest.raises(ConfigError, match="expected none above 65535, found 65536"):
+        choose_port("127.0.0.1", 65536)
 
 
 def test_replicas_have_gpus_of_their_own() -> None:
