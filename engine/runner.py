@@ -134,7 +134,8 @@ async def _run(
         started = RunStarted(
             run=folder.manifest.run,
             planned=len(plan),
-            skipped=len(plan) - len(due),
+            skipped=sum(p.id in finished for p in plan),
+            dropped=sum(p.id not in finished and p.id not in due for p in plan),
             provider=provider.name,
             provider_reason=chosen.reason,
             policy=policy.name,

@@ -112,6 +112,13 @@ def test_a_dropped_episode_is_not_live_and_is_counted() -> None:
     assert "dropped 2" in status(tally, tally.rates(1.0))
 
 
+def test_what_an_earlier_session_dropped_is_not_done() -> None:
+    begins = msgspec.structs.replace(started(4, skipped=1), dropped=3)
+    tally = folded(begins)
+    assert (tally.done, tally.dropped) == (1, 3)
+    assert "4 episodes planned, 1 of them done already, 3 dropped" in plain((0, begins))[0]
+
+
 def test_infrastructure_failures_are_left_out_of_the_pass_rate() -> None:
     tally = folded(
         ended("a"), ended("b", 0.0), ended("c", None, "infrastructure"),

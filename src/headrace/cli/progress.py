@@ -160,6 +160,7 @@ def said(event: Event, tally: Tally) -> Iterator[Text]:
         case RunStarted():
             done = f", {event.skipped} of them done already" if event.skipped else ""
             plan = count(event.planned, "episode")
+            done += f", {event.dropped} dropped" if event.dropped else ""
             yield Text(f"{plan} planned{done}; policy {event.policy}")
             yield Text(f"sandboxes: {event.provider_reason}")
         case EpisodeFinished() if tally.planned <= LISTED_EPISODES:

@@ -89,6 +89,7 @@ class Tally:
         match event:
             case RunStarted():
                 self.planned, self.skipped = event.planned, event.skipped
+                self.dropped = event.dropped
                 self.preparing = None
             case Preparing():
                 self.preparing = event if event.fraction is None or event.fraction < 1 else None
