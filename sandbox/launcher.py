@@ -45,6 +45,7 @@ _NEW_NS, _NEW_CGROUP, _NEW_UTS = 0x20000, 0x2000000, 0x4000000
 _NEW_IPC, _NEW_PID, _NEW_NET = 0x8000000, 0x20000000, 0x40000000
 _RDONLY, _REMOUNT, _BIND, _RECURSIVE, _PRIVATE = 1, 32, 4096, 16384, 1 << 18
 _DETACH = 2
+_NOSUID, _NOEXEC = 2, 8
 _PDEATHSIG, _CAPBSET_DROP, _NO_NEW_PRIVS, _SECCOMP = 1, 24, 38, 22
 _FILTER = 2
 _CAP_VERSION_3 = 0x20080522
@@ -132,6 +133,8 @@ def _place(path: str) -> None:
 def _device(path: str, of_host: str) -> None:
     os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666))
     _mount(of_host, path, "", _BIND, "")
+    # It can be written to all the same, but its mode and owner are the host's and stay.
+    _mount("", path, "", _BIND | _REMOUNT | _RDONLY | _NOSUID | _NOEXEC, "")
 
 
 def _read_only(path: str, flags: int) -> None:
