@@ -379,6 +379,11 @@ def test_the_picture_has_what_a_person_asks_for() -> None:
         assert words in text
 
 
+def test_a_model_server_that_has_answered_nobody_has_no_hits() -> None:
+    text = drawn(a_status(model=ModelLoad(kv_use=0.0, running=0, waiting=8, preemptions=0)))
+    assert "model: 0 running, 8 waiting, KV cache 0%, 0 preemptions" in text
+
+
 def test_processes_add_up() -> None:
     text = drawn(a_status(process="1"), a_status(process="2", finished=20))
     assert "running over 2 processes: 60/200 episodes" in text

@@ -127,9 +127,9 @@ def _ends(found: Sequence[Status]) -> Iterator[Text]:
     yield Text(f"bounds: live {live} ({why}), preparing {preparing}, verifying {verifying}")
     model = next((one.model for one in found if one.model is not None), None)
     if model is not None:
-        hits = f", prefix cache {model.prefix_hits / model.prefix_queries:.0%}" * (
-            model.prefix_queries > 0
-        )
+        hits = ""
+        if model.prefix_queries > 0:  # a server that was just started has answered nobody
+            hits = f", prefix cache {model.prefix_hits / model.prefix_queries:.0%}"
         old = f" ({duration(model.age_s)} ago)" if model.age_s > STALE_S else ""
         yield Text(
             f"model: {model.running} running, {model.waiting} waiting, KV cache "
