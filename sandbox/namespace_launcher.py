@@ -54,10 +54,13 @@ class Launcher:
             self._line = _Line(self._closed)
         return await self._line.start(self._numbers, message, tuple(fds.values()))
 
-    async def close(self) -> None:
-        """End the launcher; returns when it is gone, and with it every sandbox. Idempotent."""
+    async def close(self, *, within_s: float = END_TIMEOUT_S) -> None:
+        """End the launcher; returns when it is gone, and with it every sandbox. Idempotent.
+
+        It ends at the end of its socket, and is killed where it does not.
+        """
         if self._line is not None:
-            await self._line.close()
+            await self._line.close(within_s)
             self._line = None
 
 
@@ -120,9 +123,14 @@ class _Line:
         """Of a sandbox that has ended: nothing happens."""
         self._push(marshal.dumps((number, None)), (), None)
 
-    async def close(self) -> None:
+    async def close(self, within_s: float) -> None:
         self._fail()
-        await self._gone.wait()
+        try:
+            async with asyncio.timeout(within_s):
+                await self._gone.wait()
+        except TimeoutError:
+            os.kill(self._pid, signal.SIGKILL)  # not reaped yet: the number is its own
+            await self._gone.wait()
 
     # --- inside ---
 

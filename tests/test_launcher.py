@@ -148,6 +148,18 @@ async def test_leaving_the_provider_ends_the_launcher(provider: NamespaceProvide
     assert launchers() == before
 
 
+async def test_a_launcher_that_does_not_end_is_killed(provider: NamespaceProvider) -> None:
+    before = launchers()
+    async with provider.open(SPEC):
+        (launcher,) = launchers() - before
+    os.kill(launcher, signal.SIGSTOP)
+    here = provider._here
+    assert here is not None and here.launcher is not None
+    async with asyncio.timeout(20):
+        await here.launcher.close(within_s=0.2)
+    assert launchers() == before
+
+
 @pytest.fixture
 def containers(tmp_path: Path) -> Iterator[list[Path]]:
     """An overlay mounted as the root of a container is, and one elsewhere."""
