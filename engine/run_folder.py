@@ -152,6 +152,11 @@ class RunFolder:
         self._lock.close()
 
     @property
+    def lock(self) -> int:
+        """Descriptor of its lock. See `FolderLock.fileno`."""
+        return self._lock.fileno()
+
+    @property
     def logs(self) -> Path:
         """Folder of the log files."""
         return self.path / LOGS
