@@ -19,6 +19,7 @@ from typing import Any
 import aiodocker
 import aiohttp
 
+from headrace.sandbox.docker_sweep import labels
 from headrace.sandbox.rootfs import ensure_base
 
 DOCKER_CONFIG: dict[str, Any] = {
@@ -48,13 +49,14 @@ exec bwrap --unshare-all --die-with-parent --new-session --cap-drop ALL \
 
 async def docker_floor(n: int, concurrency: int, image: str, *, lean: bool = False) -> float:
     """Containers created, started and removed per second, `concurrency` at a time."""
-    config = LEAN_CONFIG if lean else DOCKER_CONFIG
+    config = {"Image": image, **(LEAN_CONFIG if lean else DOCKER_CONFIG)}
+    config["Labels"] = labels("bench", "floor")  # so that a sweep finds what a killed bench left
     address = os.environ.get("DOCKER_HOST", "unix:///var/run/docker.sock")
     connector = aiohttp.UnixConnector(address.removeprefix("unix://"), limit=0)
     docker = aiodocker.Docker(url="unix://localhost", connector=connector)
 
     async def one() -> None:
-        container = await docker.containers.create({"Image": image, **config})
+        container = await docker.containers.create(config)
         try:
             await container.start()
         finally:

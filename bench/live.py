@@ -102,6 +102,9 @@ async def _open_ask_close(name: str, n: int, meet: Barrier, before: tuple[int, i
             with _timed(told, "answers"):
                 told["answering"] = sum(await fan_out(_ask, list(enumerate(sandboxes)), limit=n))
             await in_thread(meet.wait, MEET_S)
+        except BaseException:
+            meet.abort()  # the others would wait for this one
+            raise
         finally:
             with _timed(told, "closed"):
                 await fan_out(AsyncExitStack.aclose, stacks, limit=CLOSING)

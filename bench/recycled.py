@@ -37,6 +37,7 @@ from bench.floors import LEAN_CONFIG, namespace_floor
 from bench.report import report
 
 from headrace.sandbox.docker_stream import attach_path, open_stream
+from headrace.sandbox.docker_sweep import labels
 
 IMAGE = "headrace/base:bookworm"
 COMMANDS = tuple(f"echo command {number}" for number in range(7))
@@ -164,12 +165,14 @@ class Bench:
     def __init__(self, docker: aiodocker.Docker, socket: str) -> None:
         self._docker = docker
         self._socket = socket
+        self._labels = labels("bench", "recycled")  # so that a sweep finds what is left
 
     @asynccontextmanager
     async def container(self, **host: Any) -> AsyncIterator[Shell]:
         """Created, attached, started; removed at the end."""
         config = {**LEAN_CONFIG, "Image": IMAGE, "HostConfig": LEAN_CONFIG["HostConfig"] | host}
         config |= {"AttachStdout": True, "AttachStderr": True, "Env": [f"INNER={INNER}"]}
+        config["Labels"] = self._labels
         if host:
             config |= {"Entrypoint": ["sh", "-c", SUPERVISOR]}
         container = await self._docker.containers.create(config)

@@ -46,7 +46,7 @@ COUNTS = (0.05, 3.0)
 """The same for files, threads and sandboxes."""
 SURE = 2.0
 """Standard errors that are taken off a growth before it is called one."""
-MEASURES = ("rss_mb", "helper_mb", "files", "threads", "sandboxes", "groups", "scratch")
+MEASURES = ("rss_mb", "helper_mb", "files", "threads", "sandboxes", "leases", "scratch")
 
 HEADRACE = "from headrace.cli import main; main()"
 CONFIG = """\
@@ -197,7 +197,7 @@ def judged(
         share, more = NOISE.get(measure, COUNTS)
         if line.gained - SURE * line.error > share * line.mean + more:
             wrong.append(f"{measure} grew by {line.gained:.1f}; its mean is {line.mean:.1f}")
-    for left in ("sandboxes", "groups", "scratch", "processes"):
+    for left in ("sandboxes", "leases", "scratch", "processes"):
         number = getattr(after, left)
         metrics[f"{left}_left"] = number
         if number:

@@ -40,9 +40,9 @@ class Sample(msgspec.Struct, frozen=True, kw_only=True):
     processes: int
     """Of the run's children, theirs and so on, those that still live."""
     sandboxes: int
-    """Leases, or containers."""
-    groups: int
-    """Control groups of sandboxes, in the hierarchy that counts processes."""
+    """Containers, or control groups in the hierarchy that counts processes."""
+    leases: int
+    """One for all namespace sandboxes, or for all pipes into containers."""
     scratch: int
     """Entries of its folder for temporary files."""
 
@@ -51,7 +51,7 @@ class Sample(msgspec.Struct, frozen=True, kw_only=True):
             f"{self.at_s:5.0f} s {self.finished:7} finished {self.live:4} live "
             f"{self.rss_mb:7.1f} MB, helper {self.helper_mb:5.1f} MB, {self.files:4} files, "
             f"{self.threads:3} threads, {self.processes:4} processes, "
-            f"{self.sandboxes:4} sandboxes, {self.groups:4} groups, {self.scratch:3} scratch, "
+            f"{self.sandboxes:4} sandboxes, {self.leases:2} leases, {self.scratch:3} scratch, "
             f"lag {1000 * self.lag_p99_s:4.0f} ms, load {os.getloadavg()[0]:.0f}"
         )
 
@@ -88,13 +88,15 @@ class Look:
             files=_entries(Path(f"/proc/{pid}/fd")),
             threads=_entries(Path(f"/proc/{pid}/task")),
             processes=len(self._seen),
-            sandboxes=self._leases() if self._provider == "namespace" else self._containers(),
-            groups=0 if self._groups is None else self._named(self._groups),
+            sandboxes=self._named() if self._provider == "namespace" else self._containers(),
+            leases=self._leases(),
             scratch=_entries(self._scratch),
         )
 
-    def _named(self, groups: Path) -> int:
-        return len(list(groups.glob(f"headrace-{self._run.name}-*")))
+    def _named(self) -> int:
+        if self._groups is None:
+            raise SystemExit("no control group can be made here: nothing says what is left")
+        return len(list(self._groups.glob(f"headrace-{self._run.name}-*")))
 
     def _leases(self) -> int:
         count = 0

@@ -139,7 +139,8 @@ def _words(value: Mapping[str, Any]) -> str:
         case "boolean":
             return "true or false"
         case "array":
-            return "a list of " + _words(value["items"]).removeprefix("a ") + "s"
+            more = "one or more " if value.get("minItems") else ""
+            return f"a list of {more}{_words(value['items']).removeprefix('a ')}s"
         case other:
             return f"a {other}"
 

@@ -4,10 +4,11 @@ Rule: pure. One `Reading` in, one `Decision` out; no clock, no I/O. The number g
 what holds episodes back and both ends have room, by a bounded share of itself in a window of time.
 It is cut at once when an end is overrun, and always to what that end was seen to carry: the share
 of the live episodes that fits the key-value cache, the requests that run rather than wait, the
-episodes that fit the memory. A cut has to be lived down first: while more are live than allowed,
-or the numbers are older than the cut, no second one follows. Repeated blind cuts are how such a
-controller falls from a thousand to eight. Where half as many live episodes have not relieved the
-host, something else loads it: further cuts for that reason come a minute apart, then two, four.
+episodes that fit the memory. While none is live nothing was seen, and it stays. A cut has to be
+lived down first: while more are live than allowed, or the numbers are older than the cut, no second
+one follows. Repeated blind cuts are how such a controller falls from a thousand to eight. Where
+half as many live episodes have not relieved the host, something else loads it: further cuts for
+that reason come a minute apart, then two, four.
 
 Live episodes are never ended to obey; the number is obeyed as they finish.
 """
@@ -220,7 +221,9 @@ class Admission:
         return found
 
     def _may_cut(self, reading: Reading, overrun: "_Overrun") -> bool:
-        """Whether the cut before this one has had its effect."""
+        """Whether the cut before this one has had its effect, and there is something to cut."""
+        if reading.live == 0:  # images are being built: to start from 1 would take minutes
+            return False
         if self._cut_at is None:
             return True
         if reading.live > self._live:

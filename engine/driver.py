@@ -109,12 +109,13 @@ class Driver:
             async with asyncio.TaskGroup() as group:
                 while True:
                     self._obey()
-                    self._let_go()
-                    for grant in self._scheduler.grants(self._breaker.allowance(self._clock())):
+                    now = self._clock()
+                    self._let_go(now)
+                    for grant in self._scheduler.grants(self._breaker.allowance(now)):
                         self._act_on(grant, group)
                     if self._scheduler.idle and not self._held:
                         break
-                    self._wake_in_time()
+                    self._wake_in_time(now)
                     await self._wake.wait()
                     self._wake.clear()
         finally:
@@ -198,12 +199,15 @@ class Driver:
         for id in ids:
             self._scheduler.submit(id, self._clock())
 
-    def _wake_in_time(self) -> None:
-        """For what happens by the clock: a probe of the breaker, the end of a straggler's time."""
+    def _wake_in_time(self, since: float) -> None:
+        """For what happens by the clock: a probe of the breaker, the end of a straggler's time.
+
+        What was due before `since` waits for something else than the clock, and that wakes us.
+        """
         if self._timer is not None:
             self._timer.cancel()
-        moments = (self._breaker.next_at(), self._groups.next_at())
-        at = min((moment for moment in moments if moment is not None), default=None)
+        moments = (self._breaker.next_at(), self._groups.next_at(since))
+        at = min((at for at in moments if at is not None and at >= since), default=None)
         if at is not None:
             delay_s = max(0.0, at - self._clock()) + TICK_S
             self._timer = asyncio.get_running_loop().call_later(delay_s, self._wake.set)
@@ -242,9 +246,10 @@ class Driver:
         finally:
             del self._tasks[id], self._began[id]
             self._gates.pop(id, None)
-            if attempt.stage == "prepare" and self._scheduler.stage(id) is Stage.PREPARE:
+            stage = self._scheduler.stage(id)
+            if attempt.stage == "prepare" and stage in {Stage.PREPARE, Stage.DROPPED}:
                 self._breaker.abandoned()
-            if self._scheduler.stage(id) not in ENDED | {Stage.QUEUED}:
+            if stage not in ENDED | {Stage.QUEUED}:
                 self._scheduler.cancelled(id)
             self._groups.ended(planned.task.digest, id, self._clock(), graded=False)
             self._wake.set()
@@ -258,7 +263,7 @@ class Driver:
         if stage is Stage.STORE:
             # Verified; only closing failed. The verdict stands, and sweep finds what is left.
             return True
-        if error.final and not waits:
+        if stage in ENDED or (error.final and not waits):  # let go: only closing failed
             return False
         if stage is Stage.PREPARE and not waits:
             if isinstance(error, ImageError):  # the task's own: says nothing about the engine
@@ -304,9 +309,9 @@ class Driver:
 
     # --- letting go ---
 
-    def _let_go(self) -> None:
+    def _let_go(self, now: float) -> None:
         """End the stragglers of complete groups, and start none of those that still wait."""
-        for id in self._groups.stragglers(self._clock()):
+        for id in self._groups.stragglers(now):
             if self._scheduler.stage(id) not in ENDED | {Stage.QUEUED, Stage.STORE}:
                 self._drop(id)
                 self._tasks[id].cancel()

@@ -16,6 +16,8 @@ class RunStarted(Record, frozen=True, kw_only=True, tag=True):
     """Episodes of the whole plan."""
     skipped: int
     """Of those, already in the run folder."""
+    dropped: int = 0
+    """Of those, not due: their groups are complete without them."""
     provider: str
     provider_reason: str
     policy: str

@@ -57,6 +57,8 @@ AHEAD = 8
 """Episodes dealt to a process beyond those it may have live, at least."""
 SILENT_S = 120.0
 """A process that says nothing for so long hangs, and is ended."""
+LAST_LOOK_S = 2.0
+"""To read what it said, had we only not listened."""
 END_S = 60.0
 """For a process that is asked to end, its sandboxes included."""
 TAIL_BYTES = 500
@@ -166,12 +168,14 @@ class Fleet:
         held: Collection[str] = (),
         graded: Mapping[str, int] | None = None,
         server: State | None = None,
+        locks: Sequence[int] = (),
         command: Sequence[str] = COMMAND,
         silent_s: float = SILENT_S,
     ) -> None:
         """`config`: as the processes read it. `graded`: episodes of a group that are, by digest.
 
-        `server`: asked how the model server is; None: it is not ours to watch.
+        `server`: asked how the model server is; None: it is not ours to watch. `locks`: the run's,
+        as descriptors; every process holds them too, so a killed starter lets nobody in too early.
         """
         self._planned = planned
         self._config = config
@@ -185,6 +189,7 @@ class Fleet:
         self._on_event = on_event
         self._graded = Counter(graded or {})
         self._server = server
+        self._locks = tuple(locks)
         self._command = command
         self._silent_s = silent_s
         self._deal = Deal(planned, tries=bounds.tries, held=held)
@@ -239,15 +244,17 @@ class Fleet:
     async def _attend(self, worker: Worker, shards: SharedShards) -> None:
         """From its start to its end, whatever that is."""
         log = self._folder / "logs" / f"process-{worker.number}.log"
-        async with _started(self._command, log) as (process, line):
+        locks = (*self._locks, shards.lock)
+        async with _started(self._command, log, locks) as (process, line):
             worker.line = line
             line.send(self._begin(worker))
+            if self._obeyed is not Stop.NONE:  # asked for before it could hear of it
+                worker.send(Halt(stop=self._obeyed, reason=self._shutdown.reason))
             self._reshare()
             self._feed()
             try:
                 while not worker.over:
-                    async with asyncio.timeout(self._silent_s):
-                        message = await line.receive()
+                    message = await heard(line, self._silent_s)
                     if message is None:
                         break
                     self._hear(worker, message)
@@ -496,7 +503,7 @@ def error_of(worker: int, trouble: Trouble) -> Exception:
 
 @asynccontextmanager
 async def _started(
-    command: Sequence[str], log: Path
+    command: Sequence[str], log: Path, locks: Sequence[int]
 ) -> AsyncIterator[tuple[asyncio.subprocess.Process, Line[ToWorker, FromWorker]]]:
     """An engine process and its line. It is gone when the block is left, however that ends."""
     ours, its = socket.socketpair()
@@ -504,8 +511,8 @@ async def _started(
         with await in_thread(log.open, "ab") as file:
             process = await asyncio.create_subprocess_exec(
                 *command,
-                str(its.fileno()),
-                pass_fds=(its.fileno(),),
+                *map(str, (its.fileno(), *locks)),
+                pass_fds=(its.fileno(), *locks),
                 stdin=asyncio.subprocess.DEVNULL,
                 stdout=file,
                 stderr=file,
@@ -524,6 +531,18 @@ async def _started(
             line.close()
     finally:
         await run_shielded(_end(process))
+
+
+async def heard(line: Line[ToWorker, FromWorker], silent_s: float) -> FromWorker | None:
+    """The next message; None at the end of the line. Raises `TimeoutError` after such a silence.
+
+    It is this process that may have stood still (Ctrl-Z): what was said meanwhile lies there then.
+    """
+    with suppress(TimeoutError):
+        async with asyncio.timeout(silent_s):
+            return await line.receive()
+    async with asyncio.timeout(LAST_LOOK_S):
+        return await line.receive()
 
 
 async def _end(process: asyncio.subprocess.Process) -> None:

@@ -8,6 +8,7 @@ To let stragglers go favours short trajectories: whoever trains or reports on su
 know that, so the summary counts what was let go.
 """
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 
 import msgspec
@@ -68,9 +69,12 @@ class Groups:
         """Episodes to let go now."""
         return [id for late_at, id in self._deadlines() if now > late_at]
 
-    def next_at(self) -> float | None:
-        """After this moment the next straggler is let go, as things stand; None: there is none."""
-        return min((late_at for late_at, _ in self._deadlines()), default=None)
+    def next_at(self, since: float = -math.inf) -> float | None:
+        """After this moment the next straggler is let go, as things stand; None: there is none.
+
+        Those whose time was over before `since` are left out.
+        """
+        return min((at for at, _ in self._deadlines() if at >= since), default=None)
 
     def _deadlines(self) -> Iterator[tuple[float, str]]:
         for name in self._waiting:

@@ -42,6 +42,10 @@ class FolderLock:
             self.close()
             raise
 
+    def fileno(self) -> int:
+        """Its descriptor. A process that inherits it holds the lock too, until it ends."""
+        return self._fd
+
     def close(self) -> None:
         """Let go. Idempotent."""
         if self._fd >= 0:
@@ -60,4 +64,7 @@ def _describe(text: bytes) -> str:
         owner = msgspec.json.decode(text, type=Owner)
     except msgspec.DecodeError:
         return "another process"
-    return f"process {owner.pid} on {owner.host} since {owner.since}"
+    who = f"process {owner.pid} on {owner.host} since {owner.since}"
+    if owner.host == socket.gethostname() and not Path(f"/proc/{owner.pid}").exists():
+        return f"processes that {who} started; it has ended, they are closing what they had"
+    return who

@@ -37,6 +37,7 @@ MAY_DIFFER: Final = {
     "tasks.*": "the digests of the tasks are compared instead",
     "sandbox.provider": "the provider that was chosen is compared instead",
     "sandbox.docker_socket": "where the engine listens",
+    "sandbox.warm": "how many at once",
     "policy.base_url": "where the model answers",
     "policy.request_timeout_s": "how patient to be with the server",
     "policy.retries": "how patient to be with the server",
@@ -149,6 +150,11 @@ class RunFolder:
     def close(self) -> None:
         """Let another process run here. Idempotent."""
         self._lock.close()
+
+    @property
+    def lock(self) -> int:
+        """Descriptor of its lock. See `FolderLock.fileno`."""
+        return self._lock.fileno()
 
     @property
     def logs(self) -> Path:

@@ -134,7 +134,8 @@ async def _run(
         started = RunStarted(
             run=folder.manifest.run,
             planned=len(plan),
-            skipped=len(plan) - len(due),
+            skipped=sum(p.id in finished for p in plan),
+            dropped=sum(p.id not in finished and p.id not in due for p in plan),
             provider=provider.name,
             provider_reason=chosen.reason,
             policy=policy.name,
@@ -294,6 +295,7 @@ class _Session:
             held=images.held,
             graded={p.task.digest: self._groups.graded(p.task.digest) for p in self._todo},
             server=server,
+            locks=(self._folder.lock,),
         )
         images.listener = all_of_them.release
         admission = _admission(engine)
@@ -500,7 +502,7 @@ def _fitted(
     Blocking.
     """
     engine, warm, auto = config.engine, config.sandbox.warm, config.engine.live == "auto"
-    live = min(engine.live_start if engine.live == "auto" else engine.live, episodes)
+    live = min(_at_first(engine), episodes)
     if warm is None:
         warm = min(engine.preparing, live)
     warm = min(warm, episodes)
@@ -515,6 +517,10 @@ def _fitted(
     return engine.model_copy(update=bounds), found.warm
 
 
+def _at_first(engine: EngineConfig) -> int:
+    return min(engine.live_start, engine.live_most) if engine.live == "auto" else engine.live
+
+
 def _opening(engine: EngineConfig) -> int:
     """Sandboxes opened ahead at once: in places of `preparing` that starts leave free."""
     return max(1, engine.preparing // 4)
@@ -522,7 +528,7 @@ def _opening(engine: EngineConfig) -> int:
 
 def _bounds(engine: EngineConfig) -> Bounds:
     return Bounds(
-        live=engine.live_start if engine.live == "auto" else engine.live,
+        live=_at_first(engine),
         preparing=engine.preparing,
         verifying=engine.verifying,
         tries=engine.tries,

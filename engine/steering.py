@@ -1,23 +1,23 @@
 """Steers a run while it goes on: how many episodes are live, what it is asked for, what it shows.
 
 Rule: once a second, beside the driver. It reads the model's load and the host's, asks `admission`,
-applies what people asked for (`live_limits`), and writes `status`. An end that does not answer in
-time leaves the numbers as they were. It starts, ends and cancels no episode; an error of its own
-is told once and ends nothing.
+applies what people asked for (`live_limits`), and writes `status`. A model server that does not
+answer leaves its numbers as they were, and holds up nothing else. It starts, ends and cancels no
+episode; an error of its own is told once and ends nothing.
 """
 
 import asyncio
 import os
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from functools import partial
 from itertools import islice
 from pathlib import Path
 
 import msgspec
 
-from headrace.aio import in_thread
+from headrace.aio import background, in_thread
 from headrace.engine import live_limits, preflight, status
 from headrace.engine.admission import Admission, HostLoad, Reading, Reason
 from headrace.engine.driven import Driven, Warmth
@@ -80,24 +80,33 @@ class Steering:
         self.latest: Status | None = None
         """What was shown last."""
         self._why: str = Reason.FIXED
-        self._model: ModelLoad | None = None
-        self._model_at: float | None = None
+        self._said: ModelLoad | None = None
+        """By the model server."""
+        self._said_at = 0.0
         self._host = HostLoad()
         self._counts: deque[tuple[float, int, int, int]] = deque()
         self._told: set[str] = set()
 
     async def steer(self) -> None:
-        """Until cancelled."""
+        """Until cancelled. A model server that answers late delays nothing but its own numbers."""
+        async with background(self._again(self._ask)):
+            await self._again(self._act)
+
+    async def step(self) -> None:
+        """Ask the model, then read, decide, apply and show, once."""
+        await self._ask()
+        await self._act()
+
+    async def _again(self, call: Callable[[], Awaitable[None]]) -> None:
         while True:
             try:
-                await self.step()
+                await call()
             except (HeadraceError, OSError, RuntimeError) as e:  # no thread, no open file
                 self._tell(f"the run is not steered now: {e}")
             await asyncio.sleep(self._every_s)
 
-    async def step(self) -> None:
-        """Read, decide, apply, show."""
-        await self._look()
+    async def _act(self) -> None:
+        self._host = await in_thread(self._read_host, self._folder)
         await self._hear()
         self._decide()
         await self.show()
@@ -112,18 +121,22 @@ class Steering:
 
     # --- sensors ---
 
-    async def _look(self) -> None:
-        self._host = await in_thread(self._read_host, self._folder)
+    async def _ask(self) -> None:
         try:
             async with asyncio.timeout(ANSWER_S):
                 found = await self._policy.load()
         except TimeoutError:
-            found = None
-        now = self._clock()
+            return
         if found is not None:
-            self._model, self._model_at = found, now
-        elif self._model is not None and self._model_at is not None:
-            self._model = msgspec.structs.replace(self._model, age_s=now - self._model_at)
+            self._said, self._said_at = found, self._clock()
+
+    @property
+    def _model(self) -> ModelLoad | None:
+        """What it said last, and how long ago."""
+        if self._said is None:
+            return None
+        age_s = self._said.age_s + self._clock() - self._said_at
+        return msgspec.structs.replace(self._said, age_s=age_s)
 
     async def _hear(self) -> None:
         """What somebody asks for since the last look."""

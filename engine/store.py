@@ -269,6 +269,12 @@ class SharedShards:
         if self._held is not None:
             self._held.close()
 
+    @property
+    def lock(self) -> int:
+        """Its descriptor, for the writers to hold too: nobody cuts what one still writes."""
+        assert self._held is not None, "inside the block"
+        return self._held.fileno()
+
     async def left_by(self, writer: int, ids: Collection[str]) -> list[Episode]:
         """Those of `ids` that a writer made durable since this was opened. It is dead: its shards
         are sealed. Raises `StoreError` and `RunFolderError`.

@@ -17,11 +17,12 @@ from array import array
 from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import msgspec
 
 from headrace.engine.reader import latest_episodes
+from headrace.engine.run_folder import not_writable
 from headrace.engine.shards import Damage
 from headrace.errors import StoreError, boundary
 from headrace.types import Command, Episode
@@ -53,7 +54,7 @@ def write_trace(episodes: Episodes, out: Path) -> int:
     """Write `out`; returns the number of episodes. Blocking."""
     rows, first, counter = _rows(episodes)
     written = 0
-    with boundary(StoreError, f"the trace {out}"), out.open("wb") as file:
+    with boundary(StoreError, f"the trace {out}"), _made(out) as file:
         file.write(b'{"displayTimeUnit": "ms", "traceEvents": [\n')
         file.write(msgspec.json.encode(_named("process_name", 0, "run")))
         for row in range(max(rows.values(), default=-1) + 1):
@@ -66,6 +67,13 @@ def write_trace(episodes: Episodes, out: Path) -> int:
             written += 1
         file.write(b"\n]}\n")
     return written
+
+
+def _made(out: Path) -> BinaryIO:
+    try:
+        return out.open("wb")
+    except OSError as e:
+        raise not_writable(f"{out} cannot be written", e) from e
 
 
 def events_of(episode: Episode, row: int, first: int) -> Iterator[dict[str, Any]]:

@@ -165,6 +165,8 @@ class Line(Generic[S, R]):
         self._decoder = receives
         self._encoder = msgspec.msgpack.Encoder()
         self._gone = False
+        self._length: int | None = None
+        """Of the message that is on its way: a wait may be cancelled in the middle of it."""
 
     @property
     def gone(self) -> bool:
@@ -186,12 +188,15 @@ class Line(Generic[S, R]):
             self._gone = True
 
     async def receive(self) -> R | None:
-        """The next message; None when the other end is gone."""
+        """The next message; None when the other end is gone. Cancelling it loses nothing."""
         try:
-            length = int.from_bytes(await self._reader.readexactly(_LENGTH), "little")
-            if length > MAX_BYTES:
+            if self._length is None:
+                self._length = int.from_bytes(await self._reader.readexactly(_LENGTH), "little")
+            if self._length > MAX_BYTES:
                 return None
-            return self._decoder.decode(await self._reader.readexactly(length))
+            data = await self._reader.readexactly(self._length)
+            self._length = None
+            return self._decoder.decode(data)
         except (asyncio.IncompleteReadError, OSError):
             self._gone = True
             return None

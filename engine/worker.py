@@ -1,14 +1,16 @@
 """An engine process: drives the episodes it is dealt, on a loop, a provider and shards of its own.
 
-    python -m headrace.engine.worker DESCRIPTOR
+    python -m headrace.engine.worker SOCKET [LOCK ...]
 
-Rule: what to run, how many at once and when to stop comes over the socket it inherits
-(`wire.py`), and nothing else decides. An episode is told to be finished once it is durable. When
-the other end is gone it cancels what runs, closes its sandboxes and ends. It acts on no Ctrl-C,
-makes no plan, starts no model server and writes no file of the run but its shards and artifacts.
+Rule: what to run, how many at once and when to stop comes over the socket it inherits (`wire.py`),
+and nothing else decides. It inherits the run's locks too, and lets go of them by ending. An episode
+is told to be finished once it is durable. When the other end is gone it cancels what runs, closes
+its sandboxes and ends. It acts on no Ctrl-C, makes no plan, starts no model server and writes no
+file of the run but its shards and artifacts.
 """
 
 import asyncio
+import os
 import signal
 import socket
 import sys
@@ -268,9 +270,10 @@ async def serve(sock: socket.socket, opener: Opener = opened) -> None:
 
 
 def main(opener: Opener = opened) -> None:
-    """Run on the descriptor that the first argument names."""
+    """Run on the descriptor that the first argument names; the others are kept open."""
+    for descriptor in map(int, sys.argv[1:]):
+        os.set_inheritable(descriptor, False)  # else a sandbox would keep it open
     sock = socket.socket(fileno=int(sys.argv[1]))
-    sock.set_inheritable(False)  # else a sandbox would keep it open
     uvloop.run(serve(sock, opener))
 
 

@@ -16,6 +16,7 @@ from headrace.policies.base import Budget, ModelLoad, Policy, Session
 from headrace.types import Action, CommandResult, Task
 
 if TYPE_CHECKING:
+    from headrace.policies.server import VllmServer
     from headrace.policies.vllm import VllmPolicy
 
 
@@ -33,13 +34,32 @@ def elsewhere(config: PolicyConfig, policy: Policy) -> tuple[PolicyConfig, State
     if not servers:
         return config, None
 
-    def state() -> tuple[bool, str | None]:
-        up = any(server.up for server in servers)
-        over = not up and all(server.over.is_set() for server in servers)
-        return up, (servers[0].down or "vLLM was stopped with its run") if over else None
-
     addresses = tuple(server.base_url for server in servers)
-    return config.model_copy(update={"base_url": addresses}), state
+    return config.model_copy(update={"base_url": addresses}), state_of(servers)
+
+
+def state_of(servers: "Sequence[VllmServer]") -> State:
+    """How servers of ours are for those who know the addresses that they have now.
+
+    One that comes back at another address, because its port was taken meanwhile, is none of them.
+    """
+    addresses = [server.base_url for server in servers]
+
+    def state() -> tuple[bool, str | None]:
+        pairs = list(zip(servers, addresses, strict=True))
+        moved = [server for server, address in pairs if server.up and server.base_url != address]
+        if any(server.up and server not in moved for server in servers):
+            return True, None
+        if not all(server.over.is_set() or server in moved for server in servers):
+            return False, None
+        if moved:
+            return False, (
+                f"vLLM was started again at {moved[0].base_url}, for its port was taken: the "
+                "engine processes do not know it there. The same command goes on from here"
+            )
+        return False, servers[0].down or "vLLM was stopped with its run"
+
+    return state
 
 
 class ServedPolicy:

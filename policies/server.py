@@ -149,7 +149,12 @@ class VllmServer:
     async def _run_once(self) -> bool:
         """One life of the server; True when it never came up."""
         was_up = False
-        process = await self._spawn()
+        try:
+            process = await self._spawn()
+        except (ServerGone, OSError) as e:  # no process, no file, no place for the log
+            gone = ServerGone(f"{self._name} could not be started: {e}")
+            self._gone = e if isinstance(e, ServerGone) else gone
+            return True
         try:
             async with background(_exit_code(process)) as ended:
                 self._gone = None
@@ -180,8 +185,9 @@ class VllmServer:
             served_name=self._served_name,
             port=port,
         )
-        log = await in_thread(self._open_log)
+        log = None
         try:
+            log = await in_thread(self._open_log)
             process = await asyncio.create_subprocess_exec(
                 *(sys.executable, "-S", "-E", str(KEEPER), str(scratch), *command),
                 stdin=asyncio.subprocess.PIPE,  # never written to: its end is what counts
@@ -195,8 +201,12 @@ class VllmServer:
                     inherited={**os.environ, **self._share.environment},
                 ),
             )
+        except OSError:
+            await in_thread(lambda: shutil.rmtree(scratch, ignore_errors=True))
+            raise
         finally:
-            await in_thread(log.close)
+            if log is not None:
+                await in_thread(log.close)
         try:
             self.pid = await _server_pid(process)
         except BaseException:

@@ -17,6 +17,7 @@ from headrace.errors import ConfigError
 
 MAIN = Path(__file__).with_name("server_main.py")
 KEEPER = Path(__file__).with_name("server_keeper.py")
+LAST_PORT = 65535
 
 
 def vllm_build() -> str | None:
@@ -120,6 +121,11 @@ def choose_port(host: str, port: int) -> int:
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     with socket.socket(family, socket.SOCK_STREAM) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if port > LAST_PORT:
+            raise ConfigError(
+                f"policy.server.port: replicas take the ports after it, expected none above "
+                f"{LAST_PORT}, found {port}. Name a lower one, or 0 for free ones"
+            )
         try:
             probe.bind((host, port))
         except OSError as e:

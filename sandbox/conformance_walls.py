@@ -130,6 +130,14 @@ class Walls(Suite):
         assert "pytest" not in lines
         assert int(await says(sandbox, "ls -d /proc/[0-9]* | wc -l")) < 20
 
+    async def test_a_program_has_no_descriptor_but_its_own(self, sandbox: Sandbox) -> None:
+        """Not ours for commands and verdicts, nor a file of the host."""
+        look = "ls /proc/self/fd"  # the last is of the look itself
+        assert await says(sandbox, look) == "0\n1\n2\n3\n"
+        assert (await execute(sandbox, look)).stdout == b"0\n1\n2\n3\n"
+        async with self.open(user="nobody") as other:
+            assert await says(other, look) == "0\n1\n2\n3\n"
+
     async def test_files_of_the_host_are_not_visible(
         self, sandbox: Sandbox, tmp_path: Path
     ) -> None:
@@ -150,6 +158,26 @@ class Walls(Suite):
         ):
             assert (await run(sandbox, command)).exit_code != 0, command
         assert os.uname().nodename == before
+
+    async def test_a_device_of_the_host_keeps_its_mode_and_its_times(
+        self, sandbox: Sandbox
+    ) -> None:
+        before = os.stat("/dev/full")
+        await run(sandbox, "chmod 640 /dev/full; touch -d 2001-01-01 /dev/full")
+        after = os.stat("/dev/full")
+        assert (after.st_mode, after.st_mtime) == (before.st_mode, before.st_mtime)
+        told = await run(sandbox, "echo x >/dev/full")
+        assert b"No space left" in told.stderr
+
+    async def test_no_file_of_the_host_can_be_written_through_a_descriptor(
+        self, sandbox: Sandbox
+    ) -> None:
+        """Root inside may open again what any process inside has open."""
+        command = (
+            'for f in /proc/[0-9]*/fd/*; do [ -f $f ] && ! [ -e "$(readlink $f)" ] &&'
+            " (echo '#' >>$f) 2>/dev/null && readlink $f; done; true"
+        )
+        assert await says(sandbox, command) == ""
 
     async def test_two_sandboxes_do_not_see_each_other(self, sandbox: Sandbox) -> None:
         word = mark()

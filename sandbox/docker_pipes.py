@@ -1,7 +1,8 @@
 """Our channel into a container without an engine call: three named pipes in a folder of ours.
 
-Rule: the folder is mounted read-only, the first process opens the pipes before it starts anything
-of the task, and they are unlinked before the agent's first command; what stays is an empty folder.
+Rule: the folder is mounted read-only, the first process opens the pipes before the agent's shell,
+and they are unlinked before the agent's first command; what stays is an empty folder. Until then
+they are root's alone: an image's entrypoint that runs as root could open them.
 It is a saving, never a need: an engine that does not share our files (in a virtual machine, in
 another mount namespace, with other user ids) never opens them, is found out by the first container,
 and from then on every channel is an `exec` session.

@@ -56,6 +56,7 @@ _NEW_NS, _NEW_CGROUP, _NEW_UTS = 0x20000, 0x2000000, 0x4000000
 _NEW_IPC, _NEW_PID, _NEW_NET = 0x8000000, 0x20000000, 0x40000000
 _RDONLY, _REMOUNT, _BIND, _RECURSIVE, _PRIVATE = 1, 32, 4096, 16384, 1 << 18
 _DETACH = 2
+_NOSUID, _NOEXEC = 2, 8
 _PDEATHSIG, _DUMPABLE, _CAPBSET_DROP, _NO_NEW_PRIVS, _SECCOMP = 1, 4, 24, 38, 22
 _FILTER = 2
 _CAP_VERSION_3 = 0x20080522
@@ -87,6 +88,7 @@ def _become(plan: Plan, fds: list[int], alive: int) -> None:
     """All between the fork and the program. Runs as process 1 of its namespace."""
     for fd, number in zip(fds, plan["fds"], strict=True):
         os.dup2(fd, number)
+        os.close(fd)  # every program of the sandbox would have it, and so our channels
     os.setsid()
     _check(_libc.prctl(_PDEATHSIG, signal.SIGKILL, 0, 0, 0), "die with the launcher")
     if select.select([alive], [], [], 0)[0]:
@@ -182,6 +184,8 @@ def _place(path: str) -> None:
 def _device(path: str, of_host: str) -> None:
     os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666))
     _mount(of_host, path, "", _BIND, "")
+    # It can be written to all the same, but its mode and owner are the host's and stay.
+    _mount("", path, "", _BIND | _REMOUNT | _RDONLY | _NOSUID | _NOEXEC, "")
 
 
 def _read_only(path: str, flags: int) -> None:
@@ -247,8 +251,8 @@ def _give_up(kept: list[int]) -> None:
         if number not in kept and _libc.prctl(_CAPBSET_DROP, number, 0, 0, 0) < 0:
             break  # the kernel knows no more
     _check(_libc.prctl(_NO_NEW_PRIVS, 1, 0, 0, 0), "no new privileges")
-    for name in (signal.SIGPIPE, signal.SIGXFSZ, signal.SIGINT):
-        signal.signal(name, signal.SIG_DFL)
+    for name in signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP, signal.SIGCHLD}:
+        signal.signal(name, signal.SIG_DFL)  # whoever began the run may ignore some too
 
 
 def _capabilities(kept: list[int]) -> bytes:
@@ -437,9 +441,7 @@ class _Server:
 
     def take(self) -> bool:
         """One message, if there is one; False at the end of the socket."""
-        said, fds, _, _ = socket.recv_fds(
-            self._channel, MAX_MESSAGE, MAX_FDS, socket.MSG_CMSG_CLOEXEC
-        )
+        said, fds, _, _ = socket.recv_fds(self._channel, MAX_MESSAGE, MAX_FDS)
         if not said:
             return False
         number, what, plan = marshal.loads(said)

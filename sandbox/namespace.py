@@ -9,6 +9,7 @@ loopback included. Writes count as memory, because the tmpfs is memory.
 """
 
 import asyncio
+import fcntl
 import hashlib
 import os
 import secrets
@@ -97,8 +98,13 @@ class NamespaceProvider:
 
     async def __aexit__(self, *exc: object) -> None:
         here, self._here = self._here, None
-        if here is not None and here.launcher is not None:
-            await run_shielded(here.launcher.close())
+        if here is None:
+            return
+        try:
+            if here.launcher is not None:
+                await run_shielded(here.launcher.close())
+        finally:
+            here.close()
 
     def __repr__(self) -> str:
         return f"<NamespaceProvider live={self._live} images={len(self._images)}>"
@@ -248,14 +254,20 @@ class _Here:
     host: Host
     groups: cgroups.Cgroups
     mount_point: Path
+    program: int
+    """Descriptor of what the first process of a sandbox runs; `close` closes it."""
     files: dict[int, str]
-    """What a sandbox gets open: the program of its first process, the system-call filter."""
+    """What a sandbox gets open: that program, the system-call filter."""
     inherited: tuple[int, ...]
     """Descriptors of this process that no sandbox may see."""
     lease: SharedLease
     filter: bytes
     launcher: Launcher | None
     """What starts them; None: bubblewrap does."""
+
+    def close(self) -> None:
+        """Once no sandbox will be started."""
+        os.close(self.program)
 
 
 def _look(run_id: str) -> _Here:
@@ -265,12 +277,14 @@ def _look(run_id: str) -> _Here:
     runtime = leases.runtime_folder()
     program = seccomp.program()
     by_launcher = host.root and can_launch()
-    first = KEEPER_PROGRAM if by_launcher else INIT_PROGRAM
-    files = {PROGRAM_FD: _file(runtime / "init.sh", first.encode())}
+    files = {}
     if program is not None and not by_launcher:
         files[SECCOMP_FD] = _file(runtime / "seccomp.bpf", program)
     groups = cgroups.detect()
+    first = _sealed((KEEPER_PROGRAM if by_launcher else INIT_PROGRAM).encode())
+    files[PROGRAM_FD] = f"/proc/self/fd/{first}"
     return _Here(
+        program=first,
         host=replace(host, seccomp=program is not None),
         groups=groups,
         mount_point=runtime / "mnt",
@@ -290,8 +304,20 @@ def _resolv() -> str:
         return ""
 
 
+def _sealed(content: bytes) -> int:
+    """A file that nobody can write: the first process of every sandbox has it open, for root inside
+    to open again.
+    """
+    fd = os.memfd_create("headrace", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+    with os.fdopen(os.dup(fd), "wb") as file:
+        file.write(content)
+    seals = fcntl.F_SEAL_WRITE | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_SEAL
+    fcntl.fcntl(fd, fcntl.F_ADD_SEALS, seals)
+    return fd
+
+
 def _file(path: Path, content: bytes) -> str:
-    """A file of ours for every sandbox, replaced whole: another driver may be reading it.
+    """A file of ours for bubblewrap, replaced whole: another driver may be reading it.
 
     Named by its content: a driver of another version has another one.
     """
@@ -351,6 +377,7 @@ def _try_start() -> str | None:
         storage_mb=1,
     )
     host = replace(here.host, seccomp=False, prlimit=None)
+    here.close()
     try:
         done = subprocess.run(
             command(host, launch, program=("true",)),

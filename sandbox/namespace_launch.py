@@ -218,6 +218,8 @@ def _bubblewrap(host: Host, launch: Launch) -> list[str]:
         out += ["--ro-bind-try", path, path]
     for path in _HIDDEN:
         out += ["--ro-bind", "/dev/null", path] if Path(path).exists() else []
+    for name in _DEVICES if host.root else ():  # mode and owner of a device are the host's
+        out += ["--remount-ro", f"/dev/{name}"]
     out += ["--unshare-pid", "--unshare-ipc", "--unshare-uts", "--unshare-cgroup-try"]
     out += [] if launch.network else ["--unshare-net"]
     out += ["--hostname", HOSTNAME, "--die-with-parent", "--new-session", "--as-pid-1"]

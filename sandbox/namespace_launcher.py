@@ -61,10 +61,13 @@ class Launcher:
         self._numbers += 1
         return self._numbers
 
-    async def close(self) -> None:
-        """End the launcher; returns when it is gone, and with it every sandbox. Idempotent."""
+    async def close(self, *, within_s: float = END_TIMEOUT_S) -> None:
+        """End the launcher; returns when it is gone, and with it every sandbox. Idempotent.
+
+        It ends at the end of its socket, and is killed where it does not.
+        """
         if self._line is not None:
-            await self._line.close()
+            await self._line.close(within_s)
             self._line = None
 
 
@@ -171,9 +174,14 @@ class _Line:
         """Of what has ended: nothing happens."""
         self._push(marshal.dumps((number, "kill", None)), (), None)
 
-    async def close(self) -> None:
+    async def close(self, within_s: float) -> None:
         self._fail()
-        await self._gone.wait()
+        try:
+            async with asyncio.timeout(within_s):
+                await self._gone.wait()
+        except TimeoutError:
+            os.kill(self._pid, signal.SIGKILL)  # not reaped yet: the number is its own
+            await self._gone.wait()
 
     # --- inside ---
 

@@ -8,6 +8,7 @@ not grow with the driver's memory.
 import asyncio
 import fcntl
 import os
+import resource
 import signal
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
@@ -218,12 +219,21 @@ def open_for(path: str) -> int:
 
 
 def inherited() -> tuple[int, ...]:
-    """Descriptors that this process would hand to every child; they are none of a sandbox's."""
+    """Descriptors that this process would hand to every child; they are none of a sandbox's.
+
+    One above the limit of open files (lowered after it was opened) is handed to no child from now
+    on, for `posix_spawn` refuses to close it.
+    """
     found = []
-    for name in os.listdir("/proc/self/fd"):
+    limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+    for fd in map(int, os.listdir("/proc/self/fd")):
         with suppress(OSError):
-            if int(name) > 2 and os.get_inheritable(int(name)):
-                found.append(int(name))
+            if fd <= 2 or not os.get_inheritable(fd):
+                continue
+            if limit != resource.RLIM_INFINITY and fd >= limit:
+                os.set_inheritable(fd, False)
+            else:
+                found.append(fd)
     return tuple(found)
 
 
@@ -260,7 +270,7 @@ def spawn(
         file_actions=actions,
         setsid=True,
         setsigmask=(),
-        setsigdef=(signal.SIGPIPE, signal.SIGINT, signal.SIGQUIT, signal.SIGTERM, signal.SIGCHLD),
+        setsigdef=signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP},
     )
     try:
         return Spawned(pid)

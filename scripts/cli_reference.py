@@ -50,9 +50,8 @@ def _command(path: str, command: Any) -> Iterator[str]:
         yield "| | |"
         yield "|---|---|"
         for param in shown:
-            yield f"| `{_name(param)}` | {_text(param.help)}{_default(param)} |".replace(
-                "PATH|PACK", "PATH\\|PACK"
-            )
+            name = _name(param).replace("|", "\\|")  # else it would end the cell
+            yield f"| `{name}` | {_text(param.help)}{_default(param)} |"
         yield ""
 
 

@@ -4,11 +4,10 @@
 # sure of the compose plugin.
 set -euo pipefail
 here=$(cd "$(dirname "$0")" && pwd)
-started=0
 if ! "$here/docker-engine.sh" status >/dev/null 2>&1; then
 	if [ "$(id -u)" -eq 0 ]; then
+		trap '"$here/docker-engine.sh" down || true' EXIT # also after Ctrl-C
 		"$here/docker-engine.sh" up
-		started=1
 	else
 		echo "headrace: no Docker engine and not root: what needs one is skipped" >&2
 	fi
@@ -21,5 +20,4 @@ if [ -n "$address" ] && [ "$(id -u)" -eq 0 ]; then
 fi
 code=0
 "$@" || code=$?
-[ "$started" = 1 ] && "$here/docker-engine.sh" down
 exit "$code"

@@ -257,6 +257,15 @@ def test_the_load_of_others_does_not_starve_a_run() -> None:
     assert admission.observe(reading(1201, lives[-1], model=IDLE)).reason is Reason.GROWS
 
 
+def test_a_host_that_is_loaded_before_anything_is_live_starts_the_run_no_smaller() -> None:
+    """Images are being built."""
+    admission = Admission(start=64, most=1024)
+    for now in range(60):
+        admission.observe(reading(now, 0, host=HostLoad(io=0.9, memory_free=0.01)))
+    assert admission.live == 64
+    assert admission.observe(reading(60, 64, host=HostLoad(memory_free=0.01))).live < 64
+
+
 def test_a_host_that_is_relieved_by_cuts_is_cut_as_far_as_it_takes() -> None:
     admission = Admission(start=1024, most=2048)
     for now in range(120):

@@ -24,7 +24,7 @@ def sample(at_s: float, rss_mb: float) -> Sample:
         threads=0,
         processes=0,
         sandboxes=0,
-        groups=0,
+        leases=0,
         scratch=0,
     )
 

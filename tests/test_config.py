@@ -408,6 +408,8 @@ def test_addresses_of_servers_are_one_or_a_list() -> None:
     two = load(None, ['policy.base_url=["http://a:1", "http://b:1"]']).policy
     assert two.base_url == ("http://a:1", "http://b:1")  # type: ignore[union-attr]
     for value in ("[]", '["http://a:1", 3]', "3"):
-        with pytest.raises(ConfigError, match="expected a string or a list of strings") as refused:
+        with pytest.raises(
+            ConfigError, match="expected a string or a list of one or more strings"
+        ) as refused:
             load(None, [f"policy.base_url={value}"])
         assert "\n" not in str(refused.value)

@@ -12,9 +12,7 @@ from headrace.engine.breaker import Breaker
 from headrace.engine.driver import Driver
 from headrace.engine.episode import Attempt
 from headrace.engine.events import (
-    EpisodeDropped,
     EpisodeRetried,
-    EpisodeStarted,
     Event,
     Note,
     StageEntered,
@@ -537,56 +535,6 @@ async def test_an_agent_that_breaks_tar_has_not_solved_its_task(tmp_path: Path) 
 
 
 # --- groups, bounds that change, and an engine that fails ---
-
-
-class Sleeps:
-    """Acts so long for each sample."""
-
-    def __init__(self, seconds: dict[int, float]) -> None:
-        self._seconds = seconds
-        self.name, self.version, self.terminal = "test", "1", False
-
-    @asynccontextmanager
-    async def session(self, task: Task, sample: int) -> AsyncIterator[Session]:
-        session = ListedSession(())
-
-        async def act(results: Sequence[CommandResult], budget: Budget) -> Action:
-            await asyncio.sleep(self._seconds.get(sample, 0.0))
-            return Action(text="", done=True)
-
-        session.act = act  # type: ignore[method-assign]
-        yield session
-
-    async def __aenter__(self) -> Policy:
-        return self
-
-    async def __aexit__(self, *exc: object) -> None:
-        return None
-
-
-async def test_a_group_that_has_enough_goes_on_without_its_straggler(tmp_path: Path) -> None:
-    rig = Rig(tmp_path, n=4, policy=Sleeps({2: 3600.0}), groups=Groups(3))
-    snapshot = await rig.drive()
-    assert (snapshot[Stage.FINISHED], snapshot[Stage.DROPPED]) == (3, 1)
-    assert sorted(e.sample for e in rig.sink.episodes) == [0, 1, 3]
-    assert [e.sample for e in rig.events if isinstance(e, EpisodeDropped)] == [2]
-
-
-async def test_siblings_of_a_complete_group_do_not_start(tmp_path: Path) -> None:
-    bounds = Bounds(live=1, preparing=1, verifying=1, tries=1)
-    rig = Rig(tmp_path, n=4, bounds=bounds, groups=Groups(2))
-    snapshot = await rig.drive()
-    assert (snapshot[Stage.FINISHED], snapshot[Stage.DROPPED]) == (2, 2)
-    assert sum(isinstance(e, EpisodeStarted) for e in rig.events) == 2
-
-
-async def test_a_sibling_whose_infrastructure_failed_completes_no_group(tmp_path: Path) -> None:
-    bounds = Bounds(live=1, preparing=1, verifying=1, tries=1)
-    rig = Rig(tmp_path, n=3, bounds=bounds, groups=Groups(2))
-    rig.provider.open_errors.append(SandboxError("no room"))
-    snapshot = await rig.drive()
-    assert snapshot[Stage.FINISHED] == 3
-    assert [e.verdict.passed for e in rig.sink.episodes] == [False, True, True]
 
 
 async def test_more_may_be_live_when_the_bounds_are_raised(tmp_path: Path) -> None:

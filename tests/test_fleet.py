@@ -3,7 +3,9 @@
 import asyncio
 import os
 import signal
+import socket
 import sys
+import time
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -29,12 +31,19 @@ from headrace.engine.events import (
     Stopping,
     TurnFinished,
 )
+from headrace.engine.locks import FolderLock
 from headrace.engine.measured import Merged
 from headrace.engine.reader import latest_episodes
 from headrace.engine.scheduler import Bounds
-from headrace.engine.shutdown import Shutdown
-from headrace.engine.wire import Portion, ToWorker, Trouble
-from headrace.errors import ConfigError, ContractError, InfrastructureError, StoreError
+from headrace.engine.shutdown import Shutdown, Stop
+from headrace.engine.wire import Bye, Portion, ToWorker, Trouble, starters_end
+from headrace.errors import (
+    ConfigError,
+    ContractError,
+    InfrastructureError,
+    RunFolderError,
+    StoreError,
+)
 from headrace.policies.fake import FakePolicy
 from headrace.sandbox import leases
 from headrace.sandbox.docker import socket_path
@@ -320,6 +329,34 @@ async def test_no_process_and_no_sandbox_outlives_the_run_that_started_them(
     assert sandboxes_of(pids) == []
 
 
+async def test_nobody_goes_on_with_a_run_before_the_processes_of_a_killed_one_have_ended(
+    only_namespace: str, tmp_path: Path
+) -> None:
+    """They still write: what the next session took for torn ends would be cut under them."""
+    slow = config(only_namespace, ScriptedConfig(commands=SLOW))
+    main = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-c", _RUN, slow.model_dump_json(), str(tmp_path / "run")),
+        stdout=asyncio.subprocess.DEVNULL,
+        stderr=asyncio.subprocess.DEVNULL,
+    )
+    await until(lambda: len(workers(main.pid)) == 2)
+    pids = workers(main.pid)
+    await until(lambda: sandboxes_of(set(pids)))
+    for pid in pids:
+        os.kill(pid, signal.SIGSTOP)
+    main.kill()
+    await main.wait()
+    try:
+        with pytest.raises(RunFolderError, match=f"in use by processes that process {main.pid} on"):
+            await runner.run(slow, tmp_path / "run")
+    finally:
+        for pid in pids:
+            os.kill(pid, signal.SIGCONT)
+    await until(lambda: not any(leases.owner_of(pid) for pid in pids))
+    FolderLock(tmp_path / "run" / "run.lock").close()
+    FolderLock(tmp_path / "run" / "shards" / "lock").close()
+
+
 # --- bad input and bad luck -----------------------------------------------------------------
 
 
@@ -380,7 +417,12 @@ def test_every_bundled_task_arrives_as_it_was_sent() -> None:
 
 
 async def driven(
-    provider: str, out: Path, *, policy: object, **more: object
+    provider: str,
+    out: Path,
+    *,
+    policy: object,
+    shutdown: Shutdown | None = None,
+    **more: object,
 ) -> tuple[fleet.Fleet, list[Event]]:
     """A fleet of two on a folder of its own, driven to its end."""
     asked = config(provider, policy)
@@ -401,7 +443,7 @@ async def driven(
             opening=1,
             provider=chosen.provider,
             meters=Merged(),
-            shutdown=Shutdown(),
+            shutdown=shutdown or Shutdown(),
             on_event=events.append,
             **more,  # type: ignore[arg-type]  # `command` and `silent_s`
         )
@@ -469,3 +511,57 @@ async def test_a_process_that_hangs_is_ended_and_the_others_go_on(
     assert (made.error, made.finished) == (None, 4)
     notes = [event.text for event in events if isinstance(event, Note)]
     assert any("said nothing for 12 s" in note for note in notes)
+
+
+async def test_a_stop_that_is_asked_for_while_processes_start_ends_them(
+    only_namespace: str, tmp_path: Path
+) -> None:
+    """None of them had a line yet to hear it over."""
+    shutdown = Shutdown()
+
+    async def ask() -> None:
+        await until(lambda: shutdown.listener is not None)
+        shutdown.request(Stop.FINISH, "early")
+        assert workers() == []
+
+    async with asyncio.timeout(SOON_S), asyncio.TaskGroup() as group:
+        group.create_task(ask())
+        driving = group.create_task(
+            driven(
+                only_namespace,
+                tmp_path,
+                policy=ScriptedConfig(commands=SLOW),
+                shutdown=shutdown,
+            )
+        )
+    made, events = driving.result()
+    assert (made.error, made.finished) == (None, 0)
+    assert made.snapshot().stages == {"cancelled": 4}
+    assert not [event for event in events if isinstance(event, EpisodeStarted)]
+
+
+async def test_what_a_process_said_while_its_starter_stood_still_is_heard() -> None:
+    """After Ctrl-Z and a `fg` some minutes later, though a message was cut in its middle."""
+    ours, its = socket.socketpair()
+    line, said = await starters_end(ours), msgspec.msgpack.encode(Bye())
+    data = len(said).to_bytes(4, "little") + said
+    with its:
+        async with asyncio.TaskGroup() as group:
+            hearing = group.create_task(fleet.heard(line, 0.2))
+            its.sendall(data[:4])
+            for _ in range(5):
+                await asyncio.sleep(0)
+            still_until = time.monotonic() + 0.4
+            while time.monotonic() < still_until:
+                pass
+            its.sendall(data[4:])
+        assert hearing.result() == Bye()
+        line.close()
+
+
+async def test_a_process_that_says_nothing_is_given_up() -> None:
+    ours, its = socket.socketpair()
+    line = await starters_end(ours)
+    with its, pytest.raises(TimeoutError):
+        await fleet.heard(line, 0.01)
+    line.close()

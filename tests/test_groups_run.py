@@ -8,7 +8,7 @@ import pytest
 
 from headrace.configs.models import RunConfig, StoreConfig
 from headrace.engine import runner
-from headrace.engine.events import EpisodeDropped, EpisodeStarted, Event, Note
+from headrace.engine.events import EpisodeDropped, EpisodeStarted, Event, Note, RunStarted
 from headrace.engine.history import seconds_by_task
 from headrace.engine.reader import latest_episodes
 from headrace.engine.store import Store
@@ -58,6 +58,8 @@ async def test_a_complete_group_starts_no_more_and_the_next_session_owes_none(
     again = await runner.run(few, tmp_path / "run", on_event=events.append)
     assert (again.episodes, again.dropped, again.owed) == (2, 2, 0)
     assert started(events) == []
+    (begun,) = (event for event in events if isinstance(event, RunStarted))
+    assert (begun.planned, begun.skipped, begun.dropped) == (4, 2, 2)
 
 
 @pytest.mark.timeout(120)

@@ -9,7 +9,8 @@ import msgspec
 import pytest
 
 from headrace.configs.models import SandboxConfig
-from headrace.sandbox.base import Sandbox, SandboxSpec
+from headrace.errors import SandboxError
+from headrace.sandbox.base import Bring, Sandbox, SandboxSpec
 from headrace.sandbox.namespace_sandbox import NamespaceSandbox
 from headrace.sandbox.providers import choose
 from headrace.types import (
@@ -444,6 +445,50 @@ async def test_tests_that_are_not_brought_in_the_tests_time_have_a_time_of_their
     await sandbox.write("/usr/bin/mkdir", slow.encode(), mode=0o755)
     verdict = await graded(sandbox, tmp_path, bash(f"echo 0.5 > {REWARD}.txt"), timeout_s=1.0)
     assert verdict.reward == 0.5
+
+
+class Slow:
+    """A real sandbox in which a tool of ours hangs: every deadline passes at once."""
+
+    def __init__(self, sandbox: Sandbox) -> None:
+        self._sandbox = sandbox
+        self.waited_s: list[float] = []
+
+    async def exec(self, command: str, *, timeout_s: float, **settings: Any) -> CommandResult:
+        self.waited_s.append(timeout_s)
+        return await self._sandbox.exec(command, timeout_s=0.5, **settings)
+
+    async def unpack(self, bring: Bring) -> bool:
+        return False  # its tools are what hangs
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._sandbox, name)
+
+
+async def test_a_tool_that_hangs_does_not_hold_the_verdict_twice(
+    sandbox: Sandbox, tmp_path: Path
+) -> None:
+    await sandbox.write("/usr/bin/tar", b"#!/bin/sh\nsleep 1000\n", mode=0o755)
+    slow = Slow(sandbox)
+    with pytest.raises(SandboxError, match="did not answer within 900 s"):
+        await graded(cast(Sandbox, slow), tmp_path, bash("true"), timeout_s=900.0)
+    assert slow.waited_s == [900.0]
+
+
+async def test_one_slow_bringing_does_not_cost_the_task_its_one_request(
+    sandbox: Sandbox, tmp_path: Path
+) -> None:
+    slow, counting = Slow(sandbox), Counting(sandbox)
+    verifier = HarborVerifier()
+    tests = task(tmp_path / "tests", bash(f"echo 1 > {REWARD}.txt"), timeout_s=20.0)
+    await sandbox.exec("mv /usr/bin/tar /usr/bin/tar.real", timeout_s=10)
+    await sandbox.write("/usr/bin/tar", b"#!/bin/sh\nsleep 1000\n", mode=0o755)
+    with pytest.raises(SandboxError, match="did not answer within 300 s"):
+        await verifier.verify(tests, cast(Sandbox, slow))
+    assert slow.waited_s == [20.0, 300.0]
+    await sandbox.exec("mv /usr/bin/tar.real /usr/bin/tar", timeout_s=10)
+    assert (await verifier.verify(tests, cast(Sandbox, counting))).reward == 1.0
+    assert counting.asked == 1
 
 
 @pytest.mark.parametrize(

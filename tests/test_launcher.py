@@ -108,6 +108,21 @@ async def test_what_a_new_process_cannot_hold_is_told_by_its_start(
             pass
 
 
+async def test_what_the_driver_was_begun_to_ignore_is_not_ignored_inside(
+    provider: NamespaceProvider,
+) -> None:
+    """As under `nohup`; Python itself ignores two."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        async with NamespaceProvider(run_id="other") as other, other.open(SPEC) as sandbox:
+            look = "grep SigIgn /proc/self/status"
+            said = (await sandbox.run(look, timeout_s=20), await sandbox.exec(look, timeout_s=20))
+    finally:
+        signal.signal(signal.SIGHUP, before)
+    known = sum(1 << number - 1 for number in signal.valid_signals())
+    assert [int(result.stdout.split()[1], 16) & known for result in said] == [0, 0]
+
+
 async def test_a_failing_start_names_the_step(provider: NamespaceProvider, tmp_path: Path) -> None:
     image = await provider._images.get(await provider.prepare(EnvironmentRecipe(image=BASE_IMAGE)))
     gone = type(image)(layers=(tmp_path / "gone",))
@@ -130,6 +145,18 @@ async def test_leaving_the_provider_ends_the_launcher(provider: NamespaceProvide
     before = launchers()
     async with NamespaceProvider(run_id="other") as other, other.open(SPEC):
         assert len(launchers() - before) == 1
+    assert launchers() == before
+
+
+async def test_a_launcher_that_does_not_end_is_killed(provider: NamespaceProvider) -> None:
+    before = launchers()
+    async with provider.open(SPEC):
+        (launcher,) = launchers() - before
+    os.kill(launcher, signal.SIGSTOP)
+    here = provider._here
+    assert here is not None and here.launcher is not None
+    async with asyncio.timeout(20):
+        await here.launcher.close(within_s=0.2)
     assert launchers() == before
 
 

@@ -3,6 +3,7 @@
 import asyncio
 import io
 import os
+import shutil
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -11,6 +12,7 @@ import msgspec
 import pytest
 from rich.console import Console
 
+from headrace.aio import background
 from headrace.cli.top import follow, picture
 from headrace.engine import live_limits, status
 from headrace.engine.admission import Admission, HostLoad, Reason
@@ -23,7 +25,7 @@ from headrace.engine.parts import Parts, Planned
 from headrace.engine.scheduler import Bounds
 from headrace.engine.shutdown import Shutdown
 from headrace.engine.status import STALE_S, Rates, Slow, Status
-from headrace.engine.steering import Steering
+from headrace.engine.steering import ANSWER_S, Steering
 from headrace.errors import UsageError
 from headrace.policies.base import ModelLoad
 from headrace.policies.fake import FakePolicy
@@ -76,17 +78,22 @@ class Rig:
             on_event=self.events.append,
         )
         self.now_s = 0.0
-        self.steering = Steering(
+        self._admission = admission
+        self.steering = self.steered_by(self.policy)
+
+    def steered_by(self, policy: FakePolicy, *, every_s: float = 1.0) -> Steering:
+        return Steering(
             self.driver,
-            self.policy,
+            policy,
             Meters(),
-            folder,
+            self.folder,
             run="r",
-            admission=admission,
+            admission=self._admission,
             pool=self.pool,
             on_event=self.events.append,
             clock=lambda: self.now_s,
             host=lambda folder: HostLoad(),
+            every_s=every_s,
         )
 
     async def while_it_runs(self, look: Callable[[], "asyncio.Future[None] | object"]) -> None:
@@ -110,6 +117,9 @@ class Rig:
     async def until(self, condition: Callable[[], bool]) -> None:
         while not condition():  # noqa: ASYNC110 - the driver tells nobody
             await asyncio.sleep(0)
+
+    def shown_live(self) -> int:
+        return sum(one.live for one in status.read(self.folder))
 
     async def step(self, seconds: float = 1.0) -> Status:
         self.now_s += seconds
@@ -219,6 +229,41 @@ async def test_a_file_of_limits_without_sense_changes_nothing_and_is_told_once(
             assert (await rig.step()).live == 4
         told = [e.text for e in rig.events if isinstance(e, Note)]
         assert told == ["live: expected 1 to 1000000, found -3"]
+
+    await rig.while_it_runs(look)
+
+
+class Mute(FakePolicy):
+    """Its model server takes the question for its load and never answers."""
+
+    async def load(self) -> ModelLoad | None:
+        await asyncio.Event().wait()
+        return None
+
+
+async def test_a_model_server_that_does_not_tell_its_load_holds_up_no_limit_and_no_status(
+    tmp_path: Path,
+) -> None:
+    rig = Rig(tmp_path)
+    rig.steering = rig.steered_by(Mute(turns=2), every_s=0.01)
+
+    async def look() -> None:
+        live_limits.write(tmp_path, LiveLimits(live=9))
+        async with asyncio.timeout(ANSWER_S - 1), background(rig.steering.steer()):
+            await rig.until(lambda: rig.driver.bounds.live == 9 and rig.shown_live() == 9)
+
+    await rig.while_it_runs(look)
+
+
+async def test_what_the_model_server_said_ages_between_two_answers(tmp_path: Path) -> None:
+    rig = Rig(tmp_path)
+
+    async def look() -> None:
+        await rig.step()
+        rig.now_s += 7.0
+        await rig.steering.show()
+        (found,) = status.read(tmp_path)
+        assert found.model == msgspec.structs.replace(ROOM, age_s=7.0)
 
     await rig.while_it_runs(look)
 
@@ -334,6 +379,11 @@ def test_the_picture_has_what_a_person_asks_for() -> None:
         assert words in text
 
 
+def test_a_model_server_that_has_answered_nobody_has_no_hits() -> None:
+    text = drawn(a_status(model=ModelLoad(kv_use=0.0, running=0, waiting=8, preemptions=0)))
+    assert "model: 0 running, 8 waiting, KV cache 0%, 0 preemptions" in text
+
+
 def test_processes_add_up() -> None:
     text = drawn(a_status(process="1"), a_status(process="2", finished=20))
     assert "running over 2 processes: 60/200 episodes" in text
@@ -383,6 +433,13 @@ def test_it_is_shown_until_it_ends_and_once_where_there_is_no_terminal(tmp_path:
     assert slept == [1.0]
     assert isinstance(terminal.file, io.StringIO)
     assert "run abc ended" in terminal.file.getvalue()
+
+
+def test_a_run_folder_that_is_removed_ends_the_picture(tmp_path: Path) -> None:
+    status.write(tmp_path, a_status(at=time.time()))
+    terminal = Console(file=io.StringIO(), width=100, force_terminal=True)
+    follow(tmp_path, terminal, once=False, sleep=lambda _: shutil.rmtree(tmp_path / "status"))
+    follow(tmp_path, Console(file=io.StringIO(), width=100), once=True)
 
 
 def test_an_open_breaker_is_told() -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from bench.peers.docs import RESULT, stored_table
-from bench.peers.programs import Outcome
+from bench.peers.programs import Outcome, call
 from bench.peers.run import at, chosen, lacking
 from bench.peers.script import ANSWERS, CHECK, COMMANDS, SUBMIT, answer, given_in
 from bench.peers.systems import SYSTEMS
@@ -156,6 +156,21 @@ def test_a_concurrency_may_be_given_in_place_of_the_one_that_is_written_down() -
     for wrong in ("harbor", "harbor=many", "orca=3"):
         with pytest.raises(SystemExit, match="expected NAME=NUMBER"):
             at(chosen(""), wrong)
+
+
+def test_a_program_that_does_not_end_has_time_to_remove_what_it_made(tmp_path: Path) -> None:
+    program = (
+        "trap 'echo removed >removed; exit 0' INT; echo there >made; while :; do sleep 1; done"
+    )
+    with pytest.raises(SystemExit, match="expected an end within 2 s, found none"):
+        call(["sh", "-c", program], tmp_path, deadline_s=2.0)
+    assert (tmp_path / "removed").read_text() == "removed\n"
+
+
+def test_a_program_that_fails_is_shown_with_what_it_said(tmp_path: Path) -> None:
+    with pytest.raises(SystemExit, match=r"(?s)sh ended with 3:.*out.*err"):
+        call(["sh", "-c", "echo out; echo err >&2; exit 3"], tmp_path)
+    assert call(["sh", "-c", "echo out"], tmp_path)[0] == "out\n"
 
 
 def test_floors_need_no_peer() -> None:

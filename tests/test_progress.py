@@ -17,10 +17,12 @@ from headrace.cli.progress import (
     rate,
     render,
     said,
+    status,
     watching,
 )
 from headrace.cli.tally import WINDOW_S, Tally
 from headrace.engine.events import (
+    EpisodeDropped,
     EpisodeFinished,
     EpisodeRetried,
     EpisodeStarted,
@@ -101,6 +103,20 @@ def test_a_retried_episode_is_not_live_until_it_starts_again() -> None:
     assert (tally.live, tally.retried, tally.finished) == (0, 1, 0)
     tally.add(begun("a"), 0.0)
     assert tally.live == 1
+
+
+def test_a_dropped_episode_is_not_live_and_is_counted() -> None:
+    dropped = [EpisodeDropped(id=id, task="t", sample=0) for id in ("a", "never begun")]
+    tally = folded(started(4), begun("a"), begun("b"), ended("b"), *dropped)
+    assert (tally.live, tally.starting, tally.done, tally.dropped) == (0, 0, 1, 2)
+    assert "dropped 2" in status(tally, tally.rates(1.0))
+
+
+def test_what_an_earlier_session_dropped_is_not_done() -> None:
+    begins = msgspec.structs.replace(started(4, skipped=1), dropped=3)
+    tally = folded(begins)
+    assert (tally.done, tally.dropped) == (1, 3)
+    assert "4 episodes planned, 1 of them done already, 3 dropped" in plain((0, begins))[0]
 
 
 def test_infrastructure_failures_are_left_out_of_the_pass_rate() -> None:

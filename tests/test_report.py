@@ -36,6 +36,11 @@ def test_the_end_says_what_came_of_it_and_what_to_do_next() -> None:
     ]
 
 
+def test_episodes_that_their_groups_went_on_without_are_told() -> None:
+    told = lines(episodes=13, owed=0, dropped=7)
+    assert "7 episodes dropped: their groups went on without them" in told
+
+
 def test_the_phases_of_an_episode_are_a_table() -> None:
     phases = {
         "verify": PhaseSummary(p50_s=1.4, p99_s=130.0, total_s=300.0),

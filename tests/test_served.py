@@ -3,14 +3,16 @@
 import asyncio
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from pathlib import Path
 
 import pytest
 
-from headrace.configs.models import OracleConfig
+from headrace.configs.models import OracleConfig, ServerConfig
 from headrace.errors import ServerGone, ServerLost
 from headrace.policies.base import Budget, NoServer, Session
 from headrace.policies.oracle import OraclePolicy
-from headrace.policies.served import ServedPolicy, elsewhere
+from headrace.policies.served import ServedPolicy, elsewhere, state_of
+from headrace.policies.server import VllmServer
 from headrace.types import (
     Action,
     AgentRecipe,
@@ -110,6 +112,31 @@ async def test_a_server_that_is_gone_for_good_ends_the_run() -> None:
         policy.served(up=False, gone="its restarts are spent")
         with pytest.raises(ServerLost, match="its restarts are spent"):
             await session.act((), Budget())
+
+
+def a_server(path: Path, port: int) -> VllmServer:
+    """One that was never started, and says that it is up."""
+    server = VllmServer(ServerConfig(), path, "m", path / "log")
+    server.base_url = f"http://127.0.0.1:{port}"
+    server.came_up.set()
+    return server
+
+
+def test_a_server_that_came_back_at_another_port_is_gone_for_those_who_know_the_first(
+    tmp_path: Path,
+) -> None:
+    first, second = a_server(tmp_path, 1), a_server(tmp_path, 2)
+    state = state_of([first, second])
+    assert state() == (True, None)
+    first.base_url = "http://127.0.0.1:9"
+    assert state() == (True, None), "the other one is where it was"
+    second.came_up.clear()
+    assert state() == (False, None), "it is being started again"
+    second.over.set()
+    up, gone = state()
+    assert not up
+    assert gone is not None
+    assert "started again at http://127.0.0.1:9" in gone
 
 
 def test_a_policy_without_a_server_is_opened_elsewhere_as_it_is() -> None:

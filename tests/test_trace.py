@@ -7,11 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
+import pytest
 from bench.trajectories import make_episode
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from headrace.engine.trace import write_trace
+from headrace.errors import RunFolderError
 from headrace.types import Episode, Timing
 
 SPAN = st.tuples(st.floats(0, 100), st.floats(0.001, 50))
@@ -34,6 +36,14 @@ def an_episode(n: int, began: float, timing: Timing = TIMING) -> Episode:
     return msgspec.structs.replace(
         made, id=f"e{n}", started_at=1e9 + began, timing=timing, turns=turns
     )
+
+
+@pytest.mark.parametrize("where", ["nowhere/trace.json", "."])
+def test_a_place_that_cannot_be_written_is_a_mistake_of_the_user(
+    tmp_path: Path, where: str
+) -> None:
+    with pytest.raises(RunFolderError, match="cannot be written: .* give a place that can be"):
+        write_trace([an_episode(1, 0.0)], tmp_path / where)
 
 
 def written(tmp_path: Path, *episodes: Episode) -> list[dict[str, Any]]:

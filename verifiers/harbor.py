@@ -132,15 +132,43 @@ class HarborVerifier:
             and len(tests) <= TOGETHER_BYTES
             and len(script) <= TOGETHER_SCRIPT_BYTES
         ):
-            graded = await _together(task, sandbox, script, tests)
+            graded = await self._together(task, sandbox, script, tests)
             if graded is not None:
                 return graded
-            self._not_root.add(task.digest)
         brought = await _bring(task, sandbox, tests)
         if brought.unusable is not None:
             return brought.unusable
         timed_out, left = await _run_tests(task, sandbox)
         return _Graded(timed_out=timed_out, left=left, note=brought.note)
+
+    async def _together(
+        self, task: Task, sandbox: Sandbox, script: str, tests: bytes
+    ) -> "_Graded | str | None":
+        """Bring, run and look in one request. None: in two, for the user is not root, or for time.
+
+        Bringing that had as long as it has by itself is not begun again: an agent that leaves a
+        tool that hangs would hold its verdict twice.
+        """
+        result = await sandbox.exec(
+            script,
+            timeout_s=task.verifier.timeout_s,
+            stdin=tests,
+            user=_user(task),
+            max_output_bytes=LOG_BYTES + 4096,
+        )
+        before, brought, after = result.stdout.partition(BROUGHT)
+        if before.startswith(NOT_ROOT):
+            self._not_root.add(task.digest)
+            return None
+        if result.timed_out and not brought:
+            if task.verifier.timeout_s < TRANSFER_TIMEOUT_S:
+                return None
+            raise _unanswered(task.verifier.timeout_s)
+        read = _read_brought(before + brought, result)
+        if read.unusable is not None:
+            return read.unusable
+        left = await _left_by(sandbox, msgspec.structs.replace(result, stdout=after))
+        return _Graded(timed_out=result.timed_out, left=left, note=read.note)
 
 
 def _faulty(
@@ -171,6 +199,10 @@ class _Brought(Record, frozen=True, kw_only=True):
     note: str = ""
 
 
+def _unanswered(timeout_s: float) -> SandboxError:
+    return SandboxError(f"the sandbox did not answer within {timeout_s:.0f} s")
+
+
 def _bring_script(task: Task) -> str:
     return BRING if task.verifier.tests else HAS
 
@@ -179,33 +211,12 @@ def _env(task: Task) -> dict[str, str]:
     return {**task.environment.env, **task.verifier.env}
 
 
-async def _together(
-    task: Task, sandbox: Sandbox, script: str, tests: bytes
-) -> _Graded | str | None:
-    """Bring, run and look in one request. None: in two, for the user is not root, or for time."""
-    result = await sandbox.exec(
-        script,
-        timeout_s=task.verifier.timeout_s,
-        stdin=tests,
-        user=_user(task),
-        max_output_bytes=LOG_BYTES + 4096,
-    )
-    before, brought, after = result.stdout.partition(BROUGHT)
-    if before.startswith(NOT_ROOT) or (result.timed_out and not brought):
-        return None
-    read = _read_brought(before + brought, result)
-    if read.unusable is not None:
-        return read.unusable
-    left = await _left_by(sandbox, msgspec.structs.replace(result, stdout=after))
-    return _Graded(timed_out=result.timed_out, left=left, note=read.note)
-
-
 async def _bring(task: Task, sandbox: Sandbox, tests: bytes) -> _Brought:
     """Remove what is stale and put the tests there, unless the image holds them."""
     script = _bring_script(task)
     result = await sandbox.exec(script, timeout_s=TRANSFER_TIMEOUT_S, stdin=tests)
     if result.timed_out and BROUGHT not in result.stdout:
-        raise SandboxError(f"the sandbox did not answer within {TRANSFER_TIMEOUT_S:.0f} s")
+        raise _unanswered(TRANSFER_TIMEOUT_S)
     return _read_brought(result.stdout, result)
 
 
@@ -305,7 +316,7 @@ async def _inspect(sandbox: Sandbox, *, first: str) -> _Left:
         first + INSPECT, timeout_s=STEP_TIMEOUT_S, max_output_bytes=LOG_BYTES + 4096
     )
     if result.timed_out:
-        raise SandboxError(f"the sandbox did not answer within {STEP_TIMEOUT_S:.0f} s")
+        raise _unanswered(STEP_TIMEOUT_S)
     return _left(result.stdout, result.stderr)
 
 

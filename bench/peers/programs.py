@@ -1,12 +1,14 @@
 """Programs of the peers: run to their end, under a deadline, in an environment of their own.
 
-What a program printed is kept in a file and shown only when it failed. Processor time is that of
-the program and of everything it started and waited for: the `docker` command line is in it, the
-Docker engine is not.
+What a program printed is kept in a file and shown only when it failed. One that does not
+end, or is not waited for any more, is stopped as by Ctrl-C and has time to remove its containers.
+Processor time is that of the program and of everything it started and waited for: the `docker`
+command line is in it, the Docker engine is not.
 """
 
 import os
 import resource
+import signal
 import subprocess
 import time
 from collections.abc import Mapping, Sequence
@@ -14,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 DEADLINE_S = 600.0
+CLEAN_UP_S = 60.0
 SETTLE_S = 90.0
 QUIET = {
     "HARBOR_TELEMETRY": "0",
@@ -44,31 +47,54 @@ class Outcome:
 
 
 def call(
-    line: Sequence[str | Path], work: Path, *, environment: Mapping[str, str] | None = None
+    line: Sequence[str | Path],
+    work: Path,
+    *,
+    environment: Mapping[str, str] | None = None,
+    deadline_s: float = DEADLINE_S,
 ) -> tuple[str, float]:
     """What the program printed on stdout, and its processor seconds. Ends the bench if it fails."""
     log = work / "program.log"
     before = _children_s()
-    with log.open("w") as errors:
+    with (
+        log.open("w") as errors,
+        subprocess.Popen(
+            [str(word) for word in line],
+            cwd=work,
+            env={**os.environ, **QUIET, **(environment or {})},
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=errors,
+            text=True,
+            start_new_session=True,  # Ctrl-C is for the bench, which then stops the program
+        ) as program,
+    ):
         try:
-            done = subprocess.run(
-                [str(word) for word in line],
-                cwd=work,
-                env={**os.environ, **QUIET, **(environment or {})},
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.PIPE,
-                stderr=errors,
-                text=True,
-                timeout=DEADLINE_S,
-            )
+            told, _ = program.communicate(timeout=deadline_s)
         except subprocess.TimeoutExpired:
             raise SystemExit(
-                f"{line[0]}: expected an end within {DEADLINE_S:.0f} s, found none"
+                f"{line[0]}: expected an end within {deadline_s:.0f} s, found none"
             ) from None
-    if done.returncode:
-        tail = (done.stdout + log.read_text(errors="replace"))[-3000:]
-        raise SystemExit(f"{line[0]} ended with {done.returncode}:\n{tail}")
-    return done.stdout, _children_s() - before
+        finally:
+            _stop(program)
+    if program.returncode:
+        tail = (told + log.read_text(errors="replace"))[-3000:]
+        raise SystemExit(f"{line[0]} ended with {program.returncode}:\n{tail}")
+    return told, _children_s() - before
+
+
+def _stop(program: "subprocess.Popen[str]") -> None:
+    """End it and its children, if it has not ended. Killed at once, it would leave containers."""
+    if program.poll() is not None:
+        return
+    os.killpg(program.pid, signal.SIGINT)
+    try:
+        program.communicate(timeout=CLEAN_UP_S)
+    except subprocess.TimeoutExpired:
+        print(f"{program.args[0]} does not end: killed; look for its containers")
+    finally:
+        if program.poll() is None:
+            os.killpg(program.pid, signal.SIGKILL)
 
 
 def _children_s() -> float:

@@ -13,6 +13,7 @@ kernel's namespaces and an asyncio loop do with nothing of anybody's on top.
 import argparse
 import asyncio
 import os
+import signal
 import sys
 import tempfile
 from collections.abc import Sequence
@@ -144,6 +145,9 @@ def main() -> None:
 
 
 if __name__ == "__main__":
+    for name in (signal.SIGTERM, signal.SIGHUP):  # the programs are in sessions of their own
+        if signal.getsignal(name) is not signal.SIG_IGN:
+            signal.signal(name, signal.default_int_handler)
     try:
         main()
     except HeadraceError as e:

@@ -1,6 +1,7 @@
 """Several equal servers as one, against small HTTP servers that die, stick or crawl on purpose."""
 
 import asyncio
+import tempfile
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
@@ -13,6 +14,8 @@ from headrace.configs.models import ServerConfig, VllmConfig
 from headrace.errors import ConfigError, ServerLost
 from headrace.policies.client import Request
 from headrace.policies.replicas import PROVEN
+from headrace.policies.server import VllmServer
+from headrace.policies.server_command import choose_port
 from headrace.policies.server_share import cores_of, gpus_of
 from headrace.policies.servers import Servers
 
@@ -278,6 +281,24 @@ def test_as_many_replicas_as_cores_have_all_of_them() -> None:
 def test_more_replicas_than_cores_are_bound_to_none() -> None:
     share = cores_of(ServerConfig(replicas=3), 1, [0, 1])
     assert share.environment["VLLM_CPU_OMP_THREADS_BIND"] == "nobind"
+
+
+async def test_a_server_whose_log_cannot_be_opened_is_gone_in_words_and_leaves_no_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (scratch := tmp_path / "scratch").mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(scratch))
+    (tmp_path / "file").touch()
+    server = VllmServer(ServerConfig(device="cpu"), tmp_path, "m", tmp_path / "file" / "log")
+    with pytest.raises(ServerLost, match=r"vLLM could not be started: .*file"):
+        async with server:
+            raise AssertionError("it started")
+    assert list(scratch.iterdir()) == []
+
+
+def test_replicas_whose_ports_would_be_above_the_last_one_are_refused() -> None:
+    with pytest.raises(ConfigError, match="expected none above 65535, found 65536"):
+        choose_port("127.0.0.1", 65536)
 
 
 def test_replicas_have_gpus_of_their_own() -> None:

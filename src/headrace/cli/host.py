@@ -15,11 +15,12 @@ from pathlib import Path
 from typing import Literal
 
 from headrace.engine.host import memory_bytes, processes_left
+from headrace.engine.preflight import SPARE_FILES
 
 State = Literal["ok", "lack", "note"]
 
-OPEN_FILES_PER_EPISODE = 8
-"""An estimate: a shell's pipes, a connection to the model, room for a file in flight."""
+OPEN_FILES_PER_EPISODE = 10
+"""Of the sandbox that needs most, and a connection to the model."""
 WANTED_OPEN_FILES = 4096
 WANTED_PIDS = 4096
 WANTED_MEMORY_GB = 4.0
@@ -78,15 +79,16 @@ def disk(free_gb: float, folder: Path) -> Finding:
 
 
 def open_files(soft: int, hard: int) -> Finding:
-    """Open files bound how many episodes can be live."""
-    live = max(soft - 200, 0) // OPEN_FILES_PER_EPISODE
-    found = f"{_number(soft)}, at most {_number(hard)}: about {live} live episodes"
-    if soft == resource.RLIM_INFINITY or soft >= WANTED_OPEN_FILES:
-        unlimited = soft == resource.RLIM_INFINITY
-        return Finding(name="open files", state="ok", found="unlimited" if unlimited else found)
-    more = hard == resource.RLIM_INFINITY or hard >= WANTED_OPEN_FILES
-    advice = f"ulimit -n {WANTED_OPEN_FILES}" if more else "raise nofile in limits.conf"
-    return Finding(name="open files", state="note", found=found, advice=advice)
+    """Open files bound how many episodes can be live. A run raises what it needs of them."""
+    if hard == resource.RLIM_INFINITY:
+        return Finding(name="open files", state="ok", found=f"{_number(soft)}, unlimited for runs")
+    live = max(hard - SPARE_FILES, 0) // OPEN_FILES_PER_EPISODE
+    found = f"{_number(soft)}, at most {_number(hard)} for a run: about {live:,} live episodes"
+    if hard >= WANTED_OPEN_FILES:
+        return Finding(name="open files", state="ok", found=found)
+    return Finding(
+        name="open files", state="note", found=found, advice="raise nofile in limits.conf"
+    )
 
 
 def pids(left: int | None) -> Finding:

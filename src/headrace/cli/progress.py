@@ -115,7 +115,7 @@ def render(tally: Tally, now_s: float) -> RenderableType:
     if tally.preparing is not None:
         lines.append(_bar(tally.preparing.what, tally.preparing.fraction, elapsed, now_s))
     if tally.planned:
-        share = tally.done / tally.planned
+        share = (tally.done + tally.dropped) / tally.planned
         lines.append(_bar(f"{tally.done}/{tally.planned} episodes", share, elapsed, now_s))
         lines.append(Text("  ".join(_counts(tally, tally.rates(now_s))), style="dim"))
     return Group(*lines)
@@ -145,6 +145,8 @@ def _counts(tally: Tally, rates: Rates) -> Iterator[str]:
         yield f"infra failures {tally.infra_failures}"
     if tally.retried:
         yield f"retried {tally.retried}"
+    if tally.dropped:
+        yield f"dropped {tally.dropped}"
 
 
 def status(tally: Tally, rates: Rates) -> str:
@@ -158,6 +160,7 @@ def said(event: Event, tally: Tally) -> Iterator[Text]:
         case RunStarted():
             done = f", {event.skipped} of them done already" if event.skipped else ""
             plan = count(event.planned, "episode")
+            done += f", {event.dropped} dropped" if event.dropped else ""
             yield Text(f"{plan} planned{done}; policy {event.policy}")
             yield Text(f"sandboxes: {event.provider_reason}")
         case EpisodeFinished() if tally.planned <= LISTED_EPISODES:

@@ -43,6 +43,8 @@ def _lines(summary: Summary, out: Path, rates: bool) -> Iterator[str]:
     yield from _phases(summary.engine.phases)
     if summary.retries:
         yield f"{summary.retries} further tries after infrastructure failures"
+    if summary.dropped:
+        yield f"{count(summary.dropped, 'episode')} dropped: their groups went on without them"
     if summary.owed:
         yield f"{count(summary.owed, 'episode')} owed: the same command again runs only those"
     yield f"see: headrace show {shlex.quote(str(out))}"

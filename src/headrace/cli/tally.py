@@ -8,6 +8,7 @@ from collections import Counter, deque
 from dataclasses import dataclass
 
 from headrace.engine.events import (
+    EpisodeDropped,
     EpisodeFinished,
     EpisodeRetried,
     EpisodeStarted,
@@ -47,6 +48,7 @@ class Tally:
         self.failed = 0
         self.infra_failures = 0
         self.retried = 0
+        self.dropped = 0
         self.turns = 0
         self.tokens = 0
         self.preparing: Preparing | None = None
@@ -87,6 +89,7 @@ class Tally:
         match event:
             case RunStarted():
                 self.planned, self.skipped = event.planned, event.skipped
+                self.dropped = event.dropped
                 self.preparing = None
             case Preparing():
                 self.preparing = event if event.fraction is None or event.fraction < 1 else None
@@ -105,6 +108,9 @@ class Tally:
             case EpisodeFinished():
                 self._leave(event.id)
                 self._finish(event)
+            case EpisodeDropped():
+                self._leave(event.id)
+                self.dropped += 1
             case Stopping():
                 self.stopping = event
             case RunFinished():

@@ -33,11 +33,14 @@ def follow(
 ) -> None:
     """Show the run until it ends; `once`, or where there is no terminal: one picture."""
     if once or not console.is_terminal:
-        console.print(picture(status.read(run), time.time(), console.width))
+        if found := status.read(run):
+            console.print(picture(found, time.time(), console.width))
         return
     with Live(console=console, refresh_per_second=4, screen=False) as live:
         while True:
             found = status.read(run)
+            if not found:  # its folder was moved or removed
+                return
             live.update(picture(found, time.time(), console.width))
             if not any(one.running(time.time()) for one in found):
                 return
@@ -124,9 +127,9 @@ def _ends(found: Sequence[Status]) -> Iterator[Text]:
     yield Text(f"bounds: live {live} ({why}), preparing {preparing}, verifying {verifying}")
     model = next((one.model for one in found if one.model is not None), None)
     if model is not None:
-        hits = f", prefix cache {model.prefix_hits / model.prefix_queries:.0%}" * (
-            model.prefix_queries > 0
-        )
+        hits = ""
+        if model.prefix_queries > 0:  # a server that was just started has answered nobody
+            hits = f", prefix cache {model.prefix_hits / model.prefix_queries:.0%}"
         old = f" ({duration(model.age_s)} ago)" if model.age_s > STALE_S else ""
         yield Text(
             f"model: {model.running} running, {model.waiting} waiting, KV cache "
