@@ -65,6 +65,8 @@ _LAST_CAP = 63
 _UP, _SET_FLAGS = 1, 0x8914
 _PIVOT_ROOT = {"x86_64": 155, "aarch64": 41}
 _CLOSE_RANGE = 436
+_KERNEL = (5, 9)
+"""The first with `close_range`, and with `setns` by a pidfd."""
 _NOWHERE = 3
 """Like the others below `_RESERVED`: `/dev/null`."""
 _KEPT = ("groups", "rlimits", "capabilities", "seccomp", "env", "workdir")
@@ -162,8 +164,10 @@ def _write(path: str, value: str) -> None:
 
 
 def can_launch() -> bool:
-    """Whether this machine's numbers of system calls are known here."""
-    return os.uname().machine in _PIVOT_ROOT
+    """Whether this machine's numbers of system calls are known here, and its kernel has them."""
+    host = os.uname()
+    release = tuple(int(part) for part in host.release.split("-")[0].split(".")[:2])
+    return host.machine in _PIVOT_ROOT and release >= _KERNEL
 
 
 # --- steps of a plan: paths are as seen at that step ---

@@ -32,6 +32,7 @@ from headrace.sandbox.control import (
     tail,
 )
 from headrace.sandbox.frames import Capture
+from headrace.sandbox.launcher import FAILED
 from headrace.sandbox.namespace_launcher import Launched, Member
 from headrace.sandbox.namespace_process import Inlet, Outlet, pipe_from, pipe_to
 from headrace.types import CommandResult
@@ -187,7 +188,10 @@ class Joined:
             except asyncio.CancelledError:
                 await run_shielded(self._stop(member, span))
                 raise
-            if member.status == -signal.SIGKILL and not timed_out:
+            except SandboxError:
+                await self._told_apart()
+                raise
+            if member.status in (-signal.SIGKILL, FAILED) and not timed_out:
                 await self._told_apart()
             pipes.drain()
         except OSError as e:
@@ -207,7 +211,7 @@ class Joined:
         )
 
     async def _told_apart(self) -> None:
-        """Who was killed: it alone, or the sandbox? Of a sandbox the first process ends last."""
+        """Who has ended: it alone, or the sandbox? Of a sandbox the first process ends last."""
         leader = self._leader()
         if not leader.ended.is_set() and not _is_exiting(leader.pid):
             return

@@ -161,7 +161,13 @@ class _Line:
         self._members[member.number] = member
         try:
             self._push(message, tuple(fds.values()), sent)
-            await sent
+            if not sent.done():
+                async with asyncio.timeout(END_TIMEOUT_S):
+                    await sent
+            sent.result()
+        except TimeoutError:
+            del self._members[member.number]
+            raise SandboxError("the process that starts sandboxes takes nothing on") from None
         except BaseException:
             if sent.done() and not sent.cancelled() and sent.exception() is None:
                 self.kill(member.number)
