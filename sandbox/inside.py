@@ -160,20 +160,6 @@ def _place(into: bytes, kind: str, name: bytes, mode: int, mtime: int, data: byt
         os.close(fd)
 
 
-def kinds(paths: Sequence[bytes]) -> int:
-    """For each path a letter: `d`, `f`, `o` for another kind, `-` where there is nothing."""
-    _write_all(1, b"".join(map(_kind, paths)))
-    return 0
-
-
-def _kind(path: bytes) -> bytes:
-    try:
-        mode = os.stat(path).st_mode
-    except OSError:
-        return b"-"
-    return b"d" if stat.S_ISDIR(mode) else b"f" if stat.S_ISREG(mode) else b"o"
-
-
 def _all_of(fd: int) -> bytes:
     parts = []
     while data := os.read(fd, _CHUNK_BYTES):
@@ -349,7 +335,6 @@ CALLS: dict[str, Callable[..., Any]] = {
     "read": read,
     "write": write,
     "unpack": unpack,
-    "kinds": kinds,
     "kill": kill,
     "interrupt": interrupt,
     "send": send,

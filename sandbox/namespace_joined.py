@@ -14,7 +14,7 @@ import os
 import secrets
 import signal
 import time
-from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from functools import partial
 
@@ -100,7 +100,7 @@ class Joined:
 
     async def read(self, path: str, *, max_bytes: int) -> bytes:
         """The bytes of a regular file; see `Sandbox.read`."""
-        arguments = (_encoded(path), max_bytes)
+        arguments = (encoded(path), max_bytes)
         result = await self._call("read", arguments, b"", max_bytes + 64)
         raise_for(path, result.exit_code, result, max_bytes)
         if result.exit_code != 0 or result.stdout_cut:
@@ -110,7 +110,7 @@ class Joined:
     async def write(self, path: str, data: bytes, *, mode: int) -> None:
         """Make or replace a regular file; see `Sandbox.write`."""
         temporary = f".hr-{secrets.token_hex(6)}".encode()
-        arguments = (_encoded(path), temporary, len(data), mode)
+        arguments = (encoded(path), temporary, len(data), mode)
         result = await self._call("write", arguments, data, 0, charged=True)
         raise_for(path, result.exit_code, result, 0)
         if result.exit_code != 0:
@@ -119,19 +119,13 @@ class Joined:
     async def unpack(self, entries: bytes, bring: Bring) -> bool:
         """See `Direct.unpack`; `entries` as `inside.unpack` reads them."""
         arguments = (
-            _encoded(bring.into),
-            [_encoded(path) for path in bring.removed],
-            [_encoded(path) for path in bring.folders],
+            encoded(bring.into),
+            [encoded(path) for path in bring.removed],
+            [encoded(path) for path in bring.folders],
             bring.needs,
         )
         result = await self._call("unpack", arguments, entries, 0, charged=True)
         return result.exit_code == 0
-
-    async def kinds(self, paths: Sequence[str]) -> str | None:
-        """See `Direct.kinds`."""
-        arguments = ([_encoded(path) for path in paths],)
-        result = await self._call("kinds", arguments, b"", len(paths) + 1)
-        return result.stdout.decode() if result.exit_code == 0 else None
 
     async def _call(
         self,
@@ -366,7 +360,8 @@ def _is_exiting(pid: int) -> bool:
     return bool(int(fields[6]) & _EXITING) or fields[0] in b"ZX"
 
 
-def _encoded(path: str) -> bytes:
+def encoded(path: str) -> bytes:
+    """A path as the kernel takes it."""
     if "\0" in path:
         raise ContractError("a path cannot contain a NUL byte")
     return encode(path)

@@ -15,12 +15,13 @@ from typing import TypeVar
 
 from headrace.aio import in_thread, run_shielded
 from headrace.errors import ContractError, SandboxEnded, SandboxError, SandboxFull
+from headrace.sandbox import rooted
 from headrace.sandbox.archive import entries
 from headrace.sandbox.base import IMAGE_USER, Bring, Sandbox, Terminal
 from headrace.sandbox.cgroups import Processes
 from headrace.sandbox.control import Channel, Control, Killer, NotBegun, reserve
 from headrace.sandbox.leases import children_of, number_inside
-from headrace.sandbox.namespace_joined import Joined, JoinedKiller
+from headrace.sandbox.namespace_joined import Joined, JoinedKiller, encoded
 from headrace.sandbox.namespace_launcher import Launched
 from headrace.sandbox.namespace_process import (
     Inlet,
@@ -157,11 +158,10 @@ class NamespaceSandbox:
 
     async def kinds(self, paths: Sequence[str]) -> str | None:
         """See `Direct.kinds`."""
-        control = self._control
-        if not isinstance(control, Joined):
+        first = self._leader.pid if self._joined and self._leader else None
+        if first is None or self._ended:
             return None
-        with self._attributed():
-            return await control.kinds(paths)
+        return rooted.kinds(first, [encoded(path) for path in paths])
 
     async def terminal(self) -> Terminal:
         """See `Sandbox.terminal`."""

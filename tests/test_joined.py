@@ -142,6 +142,21 @@ async def test_no_link_leads_our_files_out_of_the_sandbox(
     assert (tmp_path / "secret").read_text() == "of the host"
 
 
+async def test_a_look_from_the_host_sees_what_is_inside_and_nothing_else(
+    sandbox: NamespaceSandbox, tmp_path: Path
+) -> None:
+    (tmp_path / "secret").write_text("of the host")
+    made = (
+        f"cd /tmp; mkdir folder; : >file; mkfifo pipe; ln -s file link; ln -s {tmp_path} out;"
+        "ln -s /proc/1/root root; ln -s folder/../file up"
+    )
+    await sandbox.run(made, timeout_s=20)
+    names = ("folder", "file", "pipe", "link", "up", "none", "out/secret")
+    up = f"/../../../..{tmp_path}/secret"
+    assert await sandbox.kinds([*(f"/tmp/{name}" for name in names), up]) == "dfoff---"
+    assert await sandbox.kinds([f"/tmp/root{tmp_path}"]) is None
+
+
 async def test_a_command_that_the_agent_kills_ends_so(sandbox: NamespaceSandbox) -> None:
     await sandbox.run(
         "(until p=$(pgrep -f ours-to-kill); do :; done; kill -9 $p) >/dev/null 2>&1 &", timeout_s=20
