@@ -192,8 +192,22 @@ class Direct(Protocol):
     Ask with `isinstance`; a sandbox that has the calls may still be unable to.
     """
 
-    async def unpack(self, bring: Bring) -> bool:
-        """Whether the files lie there, as root's. False: do it by `exec`; some may be there."""
+    async def exec_with(
+        self,
+        bring: Bring,
+        command: str,
+        *,
+        timeout_s: float,
+        workdir: str | None,
+        env: Mapping[str, str],
+        user: str,
+        max_output_bytes: int,
+    ) -> CommandResult | None:
+        """`Sandbox.exec` of a command that finds these files there, as root's.
+
+        None: they could not be brought, and nothing was run; some may be there. Bring them by
+        `Sandbox.exec`.
+        """
 
     async def kinds(self, paths: Sequence[str]) -> str | None:
         """A letter for each absolute path: `d`, `f`, `o` for another kind, `-` for nothing.

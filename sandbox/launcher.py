@@ -145,6 +145,9 @@ def _enter(plan: Plan, asked: Plan, fds: list[int], first: int) -> None:
     if "argv" not in asked:
         inside.search_path = plan["env"]["PATH"]
         os._exit(inside.CALLS[asked["call"]](*asked["arguments"]))
+    if "bring" in asked:
+        inside.search_path = plan["env"]["PATH"]
+        inside.bring(*asked["bring"])
     env = {**plan["env"], **inside.become(asked["user"])}
     for argv in asked["argv"]:
         with contextlib.suppress(FileNotFoundError):

@@ -18,8 +18,11 @@ from collections.abc import Awaitable, Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from functools import partial
 
+import msgspec
+
 from headrace.aio import run_shielded
 from headrace.errors import ContractError, SandboxError
+from headrace.sandbox.archive import entries
 from headrace.sandbox.base import Bring
 from headrace.sandbox.control import (
     KILL_TIMEOUT_S,
@@ -32,6 +35,7 @@ from headrace.sandbox.control import (
     tail,
 )
 from headrace.sandbox.frames import Capture
+from headrace.sandbox.inside import BROUGHT
 from headrace.sandbox.launcher import FAILED
 from headrace.sandbox.namespace_launcher import Launched, Member
 from headrace.sandbox.namespace_process import Inlet, Outlet, pipe_from, pipe_to
@@ -89,14 +93,10 @@ class Joined:
         shell: str = "bash",
     ) -> CommandResult:
         """Run `command` in a session of its own; see `Sandbox.exec`."""
-        script = encode(script_of(command, workdir, env or {}))
-        shells = [shell] if shell == "sh" else [shell, "sh"]
-        asked = {"argv": [[name, "-c", script] for name in shells], "user": user or ""}
+        asked = self._asked(command, workdir, env or {}, user or "", shell)
         keep = self._keep if max_output_bytes is None else max_output_bytes
         with self._claimed():
-            return await self._carry_out(
-                asked, stdin, keep, timeout_s, mode=0o666 if user else None
-            )
+            return await self._carry_out(asked, stdin, keep, timeout_s, mode=_mode_for(user))
 
     async def read(self, path: str, *, max_bytes: int) -> bytes:
         """The bytes of a regular file; see `Sandbox.read`."""
@@ -116,16 +116,39 @@ class Joined:
         if result.exit_code != 0:
             raise SandboxError(f"{path}: could not be written: {tail(result)}")
 
-    async def unpack(self, entries: bytes, bring: Bring) -> bool:
-        """See `Direct.unpack`; `entries` as `inside.unpack` reads them."""
-        arguments = (
+    async def exec_with(
+        self,
+        bring: Bring,
+        command: str,
+        *,
+        timeout_s: float,
+        workdir: str | None,
+        env: Mapping[str, str],
+        user: str,
+        max_output_bytes: int,
+    ) -> CommandResult | None:
+        """See `Direct.exec_with`."""
+        asked = self._asked(command, workdir, env, user, "bash")
+        asked["bring"] = (
             encoded(bring.into),
             [encoded(path) for path in bring.removed],
             [encoded(path) for path in bring.folders],
             bring.needs,
         )
-        result = await self._call("unpack", arguments, entries, 0, charged=True)
-        return result.exit_code == 0
+        with self._claimed():
+            result = await self._carry_out(
+                asked, entries(bring.archive), max_output_bytes, timeout_s, mode=_mode_for(user)
+            )
+        if not result.stdout.startswith(BROUGHT):
+            return None
+        return msgspec.structs.replace(result, stdout=result.stdout.removeprefix(BROUGHT))
+
+    def _asked(
+        self, command: str, workdir: str | None, env: Mapping[str, str], user: str, shell: str
+    ) -> dict[str, object]:
+        script = encode(script_of(command, workdir, env))
+        shells = [shell] if shell == "sh" else [shell, "sh"]
+        return {"argv": [[name, "-c", script] for name in shells], "user": user}
 
     async def _call(
         self,
@@ -343,6 +366,11 @@ class _Pipes:
             elif inlet.is_open:
                 lingering.add(inlet)
                 inlet.forget(partial(lingering.discard, inlet))
+
+
+def _mode_for(user: str | None) -> int | None:
+    """Of the pipes: another user opens `/dev/stdout` again."""
+    return 0o666 if user else None
 
 
 def _window(span: Span) -> tuple[int, int]:

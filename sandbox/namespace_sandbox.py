@@ -16,7 +16,6 @@ from typing import TypeVar
 from headrace.aio import in_thread, run_shielded
 from headrace.errors import ContractError, SandboxEnded, SandboxError, SandboxFull
 from headrace.sandbox import rooted
-from headrace.sandbox.archive import entries
 from headrace.sandbox.base import IMAGE_USER, Bring, Sandbox, Terminal
 from headrace.sandbox.cgroups import Processes
 from headrace.sandbox.control import Channel, Control, Killer, NotBegun, reserve
@@ -148,13 +147,32 @@ class NamespaceSandbox:
         """See `Sandbox.write`."""
         await self._in_room_of_shells(lambda: self._control.write(path, data, mode=mode))
 
-    async def unpack(self, bring: Bring) -> bool:
-        """See `Direct.unpack`."""
+    async def exec_with(
+        self,
+        bring: Bring,
+        command: str,
+        *,
+        timeout_s: float,
+        workdir: str | None,
+        env: Mapping[str, str],
+        user: str,
+        max_output_bytes: int,
+    ) -> CommandResult | None:
+        """See `Direct.exec_with`."""
         control = self._control
         if not isinstance(control, Joined):
-            return False
-        with self._attributed():
-            return await control.unpack(entries(bring.archive), bring)
+            return None
+        return await self._in_room(
+            lambda: control.exec_with(
+                bring,
+                command,
+                timeout_s=timeout_s,
+                workdir=workdir,
+                env=env,
+                user=self._image_user if user == IMAGE_USER else user,
+                max_output_bytes=max_output_bytes,
+            )
+        )
 
     async def kinds(self, paths: Sequence[str]) -> str | None:
         """See `Direct.kinds`."""

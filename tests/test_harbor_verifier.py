@@ -10,7 +10,7 @@ import pytest
 
 from headrace.configs.models import SandboxConfig
 from headrace.errors import SandboxError
-from headrace.sandbox.base import Bring, Sandbox, SandboxSpec
+from headrace.sandbox.base import Bring, Direct, Sandbox, SandboxSpec
 from headrace.sandbox.namespace_sandbox import NamespaceSandbox
 from headrace.sandbox.providers import choose
 from headrace.types import (
@@ -419,6 +419,13 @@ class Counting:
         self.asked += 1
         return await self._sandbox.exec(command, **settings)
 
+    async def exec_with(self, bring: Bring, command: str, **settings: Any) -> CommandResult | None:
+        if not isinstance(self._sandbox, Direct):
+            return None
+        found = await self._sandbox.exec_with(bring, command, **settings)
+        self.asked += found is not None
+        return found
+
     def __getattr__(self, name: str) -> Any:
         return getattr(self._sandbox, name)
 
@@ -458,8 +465,8 @@ class Slow:
         self.waited_s.append(timeout_s)
         return await self._sandbox.exec(command, timeout_s=0.5, **settings)
 
-    async def unpack(self, bring: Bring) -> bool:
-        return False  # its tools are what hangs
+    async def exec_with(self, bring: Bring, command: str, **settings: Any) -> None:
+        """Its tools are what hangs, so it takes no file without them."""
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._sandbox, name)

@@ -121,10 +121,9 @@ class HarborVerifier:
         A sandbox that can take files without a program of its own does that first.
         """
         tests = await in_thread(_packed, task.verifier.tests)
-        note = await _brought_directly(sandbox, tests)
-        if note is not None:
-            timed_out, left = await _run_tests(task, sandbox)
-            return _Graded(timed_out=timed_out, left=left, note=note)
+        direct = await _directly(task, sandbox, tests)
+        if direct is not None:
+            return direct
         script = together(_bring_script(task), settings(task.environment.workdir, _env(task)))
         if (
             task.verifier.user in _ROOTS
@@ -220,8 +219,8 @@ async def _bring(task: Task, sandbox: Sandbox, tests: bytes) -> _Brought:
     return _read_brought(result.stdout, result)
 
 
-async def _brought_directly(sandbox: Sandbox, tests: bytes) -> str | None:
-    """What there is to note of them; None: they are to be brought by `BRING`, or are there."""
+async def _directly(task: Task, sandbox: Sandbox, tests: bytes) -> _Graded | None:
+    """Where the sandbox can put files ahead of a command. None: by `BRING`, or they are there."""
     if not (tests and isinstance(sandbox, Direct) and len(tests) <= TOGETHER_BYTES):
         return None
     ready = _ready(tests)
@@ -235,7 +234,21 @@ async def _brought_directly(sandbox: Sandbox, tests: bytes) -> str | None:
         folders=("/logs/verifier", "/tests"),
         needs=("tar", "mkdir"),  # as `BRING` does: the verdict is the same on every provider
     )
-    return note if await sandbox.unpack(bring) else None
+    result = await sandbox.exec_with(bring, RUN + INSPECT, **_how(task))
+    if result is None:
+        return None
+    left = await _left_by(sandbox, result)
+    return _Graded(timed_out=result.timed_out, left=left, note=note)
+
+
+def _how(task: Task) -> dict[str, Any]:
+    return {
+        "timeout_s": task.verifier.timeout_s,
+        "workdir": task.environment.workdir,
+        "env": _env(task),
+        "user": _user(task),
+        "max_output_bytes": LOG_BYTES + 4096,
+    }
 
 
 @lru_cache(maxsize=64)
@@ -288,14 +301,7 @@ def _user(task: Task) -> str:
 
 async def _run_tests(task: Task, sandbox: Sandbox) -> tuple[bool, _Left]:
     """Run test.sh to its end or its deadline: whether it was the deadline, and what it left."""
-    result = await sandbox.exec(
-        RUN + INSPECT,
-        timeout_s=task.verifier.timeout_s,
-        workdir=task.environment.workdir,
-        env=_env(task),
-        user=_user(task),
-        max_output_bytes=LOG_BYTES + 4096,
-    )
+    result = await sandbox.exec(RUN + INSPECT, **_how(task))
     return result.timed_out, await _left_by(sandbox, result)
 
 
