@@ -502,7 +502,8 @@ def _fitted(
     Blocking.
     """
     engine, warm, auto = config.engine, config.sandbox.warm, config.engine.live == "auto"
-    live = min(_at_first(engine), episodes)
+    first = min(engine.live_start, engine.live_most) if engine.live == "auto" else engine.live
+    live = min(first, episodes)
     if warm is None:
         warm = min(engine.preparing, live)
     warm = min(warm, episodes)
@@ -517,10 +518,6 @@ def _fitted(
     return engine.model_copy(update=bounds), found.warm
 
 
-def _at_first(engine: EngineConfig) -> int:
-    return min(engine.live_start, engine.live_most) if engine.live == "auto" else engine.live
-
-
 def _opening(engine: EngineConfig) -> int:
     """Sandboxes opened ahead at once: in places of `preparing` that starts leave free."""
     return max(1, engine.preparing // 4)
@@ -528,7 +525,7 @@ def _opening(engine: EngineConfig) -> int:
 
 def _bounds(engine: EngineConfig) -> Bounds:
     return Bounds(
-        live=_at_first(engine),
+        live=engine.live_start if engine.live == "auto" else engine.live,
         preparing=engine.preparing,
         verifying=engine.verifying,
         tries=engine.tries,
