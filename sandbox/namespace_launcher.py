@@ -20,6 +20,7 @@ from pathlib import Path
 from headrace.aio import run_shielded
 from headrace.errors import SandboxError
 from headrace.sandbox.launcher import MAX_MESSAGE
+from headrace.sandbox.leases import VARIABLE
 from headrace.sandbox.namespace_process import Leader, raised
 
 PROGRAM = Path(__file__).with_name("launcher.py")
@@ -31,9 +32,13 @@ _GONE = "the process that starts sandboxes has ended"
 class Launcher:
     """See the module. Begins with its first `start`; `close` ends it and all it started."""
 
-    def __init__(self, closed: tuple[int, ...] = ()) -> None:
-        """`closed`: descriptors this process hands down and the launcher may not get."""
+    def __init__(self, closed: tuple[int, ...] = (), *, lease: str = "") -> None:
+        """`closed`: descriptors this process hands down and the launcher may not get.
+
+        `lease`: the name of the one that a sweep finds the launcher by.
+        """
         self._closed = closed
+        self._lease = lease
         self._line: _Line | None = None
         self._numbers = 0
 
@@ -51,7 +56,7 @@ class Launcher:
                 f"{len(message)}: its environment or its list of layers is too long"
             )
         if self._line is None or self._line.ended:
-            self._line = _Line(self._closed)
+            self._line = _Line(self._closed, self._lease)
         return await self._line.start(self._numbers, message, tuple(fds.values()))
 
     async def close(self, *, within_s: float = END_TIMEOUT_S) -> None:
@@ -84,7 +89,7 @@ class _Launched(Leader):
 class _Line:
     """One launcher process and the socket to it."""
 
-    def __init__(self, closed: tuple[int, ...]) -> None:
+    def __init__(self, closed: tuple[int, ...], lease: str) -> None:
         self.ended = False
         self._loop = asyncio.get_running_loop()
         self._asked: dict[int, asyncio.Future[Leader]] = {}
@@ -94,7 +99,7 @@ class _Line:
         self._channel, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self._channel.setblocking(False)
         try:
-            self._pid = _spawn(theirs, closed)
+            self._pid = _spawn(theirs, closed, lease)
             self._pidfd = os.pidfd_open(self._pid)
         except OSError as e:
             self._channel.close()
@@ -232,14 +237,14 @@ async def _ended(answer: "asyncio.Future[Leader]") -> None:
             await leader.ended.wait()
 
 
-def _spawn(theirs: socket.socket, closed: tuple[int, ...]) -> int:
+def _spawn(theirs: socket.socket, closed: tuple[int, ...], lease: str) -> int:
     fd = raised(os.dup(theirs.fileno()))
     nowhere = raised(os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC))
     try:
         return os.posix_spawn(
             sys.executable,
             [sys.executable, "-S", "-E", str(PROGRAM), str(_CHANNEL_FD)],
-            {},
+            {VARIABLE: lease},
             file_actions=[
                 *((os.POSIX_SPAWN_CLOSE, number) for number in closed),
                 *((os.POSIX_SPAWN_DUP2, nowhere, number) for number in (0, 1)),
