@@ -7,7 +7,8 @@ one. Then one start is allowed as a probe: if it succeeds the breaker closes, el
 Starts that were under way when it opened are not ended; what they come to counts as any other.
 
 An engine that does not answer at all (`gone`) opens it at once, is probed at the first pause again
-and again, and is given up when it has not come back within `outage_s`.
+and again, and is given up when it has not come back within `outage_s`. Where nothing is left to be
+started there is no probe: an engine that nobody has missed for so long has been back meanwhile.
 """
 
 from headrace.errors import ContractError
@@ -34,6 +35,8 @@ class Breaker:
             )
         self._outage_s = outage_s
         self._gone_since: float | None = None
+        self._missed_at = 0.0
+        """When it did not answer last."""
         self._failures = failures
         self._first_pause_s = pause_s
         self._longest_s = longest_s
@@ -93,7 +96,10 @@ class Breaker:
         `starting`: it was asked for a start, so that a probe is over; else for something of an
         open sandbox.
         """
-        self._gone_since = now if self._gone_since is None else self._gone_since
+        unmissed = not starting and not self._probing and now - self._missed_at > self._outage_s
+        if self._gone_since is None or unmissed:
+            self._gone_since = now
+        self._missed_at = now
         if self._open_until is None:
             self.opened += 1
             self._open_until = now + self._first_pause_s

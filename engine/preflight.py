@@ -78,19 +78,31 @@ def fit(live: int, footprint: Footprint, room: Room, *, warm: int = 0, held: int
 
 
 def prepare(
-    live: int, footprint: Footprint, *, warm: int = 0, held: int = 0, exact: bool = True
+    live: int,
+    footprint: Footprint,
+    *,
+    warm: int = 0,
+    held: int = 0,
+    exact: bool = True,
+    processes: int = 1,
 ) -> Fit:
     """`fit` on this machine, after limits have been raised. Blocking for some milliseconds.
 
     Not `exact`: so many may come to be live, so nothing of the machine itself is changed for it.
+    `processes`: engine processes that share them, each with open files of its own.
     """
     wanted = live + warm
-    raised = [raise_files(wanted * (footprint.files + FILES_PER_CALL) + SPARE_FILES)]
+    raised = [raise_files(files_of(-(-wanted // processes), footprint))]
     if exact:
         more = max(0, wanted - held)
         raised.append(raise_processes(more * footprint.processes + SPARE_PROCESSES))
-    found = fit(live, footprint, room(), warm=warm, held=held)
+    found = fit(live, footprint, room(processes), warm=warm, held=held)
     return msgspec.structs.replace(found, notes=(*filter(None, raised), *found.notes))
+
+
+def files_of(sandboxes: int, footprint: Footprint) -> int:
+    """Open files of one process that has so many."""
+    return sandboxes * (footprint.files + FILES_PER_CALL) + SPARE_FILES
 
 
 def check() -> None:
@@ -110,15 +122,15 @@ def check() -> None:
             )
 
 
-def room() -> Room:
-    """What this process may still take."""
+def room(engines: int = 1) -> Room:
+    """What this process may still take, or so many that have its limits."""
     total, free = memory_bytes()
     processes = processes_left()
     soft = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
     return Room(
         memory_bytes=None if total is None or free is None else int(free - SPARE_MEMORY * total),
         processes=None if processes is None else _without(SPARE_PROCESSES, processes),
-        files=None if soft == resource.RLIM_INFINITY else _without(SPARE_FILES, soft),
+        files=None if soft == resource.RLIM_INFINITY else engines * _without(SPARE_FILES, soft),
     )
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from headrace.aio import background, fan_out, in_thread, unwrap
 from headrace.configs.models import EngineConfig, ReplayConfig, RunConfig
-from headrace.engine import collector, fleet, live_limits, preflight
+from headrace.engine import collector, fleet, live_limits, preflight, sizing
 from headrace.engine.admission import Admission
 from headrace.engine.breaker import Breaker
 from headrace.engine.driven import Driven, Warmth
@@ -33,7 +33,6 @@ from headrace.engine.outcomes import outcome
 from headrace.engine.reader import latest_episodes
 from headrace.engine.resume import episode_id, owed
 from headrace.engine.run_folder import RunFolder, read_manifest
-from headrace.engine.scheduler import Bounds
 from headrace.engine.shutdown import Shutdown, signals
 from headrace.engine.steering import Steering
 from headrace.engine.store import Store
@@ -209,13 +208,13 @@ class _Session:
             raise unwrap(group) from group
 
     async def _drive(self, provider: Provider, policy: Policy) -> None:
-        engine, warm = await in_thread(
-            _fitted, self._config, provider, len(self._todo), self._on_event
-        )
         tasks = list({p.task.name: p.task for p in self._todo}.values())
         images = ImagePhase(tasks, provider, self._on_event)
-        most = engine.live_most if engine.live == "auto" else engine.live
-        number = self._processes(min(len(tasks), most))
+        number = self._processes(min(len(tasks), sizing.most(self._config.engine)))
+        engine, warm = await in_thread(
+            sizing.fitted, self._config, provider, len(self._todo), number, self._on_event
+        )
+        number = min(number, sizing.most(engine))
         async with background(images.run()), policy:
             if number > 1:
                 await self._together(provider, policy, engine, warm, images, number)
@@ -240,14 +239,14 @@ class _Session:
         """In this process."""
         async with (
             Store(self._folder.path, self._config.store) as store,
-            Pool(provider, most=warm, opening=_opening(engine)) as pool,
+            Pool(provider, most=warm, opening=sizing.opening(engine)) as pool,
         ):
             self._meters = Meters()
             parts = parts_of(self._config, self._folder.path, pool, policy)
             driver = Driver(
                 self._todo,
                 parts,
-                _bounds(engine),
+                sizing.bounds(engine),
                 sink=store,
                 meters=self._meters,
                 shutdown=self._shutdown,
@@ -260,7 +259,7 @@ class _Session:
             images.listener = driver.release
             with collector.seldom():
                 async with (
-                    self._steered(driver, policy, pool, _admission(engine)),
+                    self._steered(driver, policy, pool, sizing.admission(engine)),
                     background(keep_warm(driver, pool, parts)),
                 ):
                     await driver.drive()
@@ -283,11 +282,11 @@ class _Session:
             self._todo,
             self._config.model_copy(update={"policy": asked, "sandbox": sandbox}),
             self._folder.path,
-            _bounds(engine),
+            sizing.bounds(engine),
             number=number,
             label=label_of(self._folder.path),
             warm=warm,
-            opening=_opening(engine),
+            opening=sizing.opening(engine),
             provider=provider,
             meters=meters,
             shutdown=self._shutdown,
@@ -298,7 +297,7 @@ class _Session:
             locks=(self._folder.lock,),
         )
         images.listener = all_of_them.release
-        admission = _admission(engine)
+        admission = sizing.admission(engine)
         async with self._steered(all_of_them, policy, all_of_them.pool, admission, number):
             with collector.seldom():
                 await all_of_them.drive()
@@ -492,54 +491,6 @@ def _limits(config: RunConfig, task: Task) -> Limits:
         max_output_bytes=ours.max_output_bytes,
     )
     return limits_of(task.environment, runs)
-
-
-def _fitted(
-    config: RunConfig, provider: Provider, episodes: int, on_event: OnEvent
-) -> tuple[EngineConfig, int]:
-    """The engine's numbers as this machine can hold them, and the sandboxes to open ahead.
-
-    Blocking.
-    """
-    engine, warm, auto = config.engine, config.sandbox.warm, config.engine.live == "auto"
-    live = min(_at_first(engine), episodes)
-    if warm is None:
-        warm = min(engine.preparing, live)
-    warm = min(warm, episodes)
-    found = preflight.prepare(live, provider.footprint, warm=warm, exact=not auto)
-    for note in found.notes:
-        on_event(Note(text=note))
-    if not auto:
-        return engine.model_copy(update={"live": found.live}), found.warm
-    most = min(engine.live_most, episodes)  # nobody asked for that many: what fits is no news
-    most = preflight.prepare(most, provider.footprint, warm=found.warm, exact=False).live
-    bounds = {"live_most": max(most, found.live), "live_start": found.live}
-    return engine.model_copy(update=bounds), found.warm
-
-
-def _at_first(engine: EngineConfig) -> int:
-    return min(engine.live_start, engine.live_most) if engine.live == "auto" else engine.live
-
-
-def _opening(engine: EngineConfig) -> int:
-    """Sandboxes opened ahead at once: in places of `preparing` that starts leave free."""
-    return max(1, engine.preparing // 4)
-
-
-def _bounds(engine: EngineConfig) -> Bounds:
-    return Bounds(
-        live=_at_first(engine),
-        preparing=engine.preparing,
-        verifying=engine.verifying,
-        tries=engine.tries,
-        retries=engine.retry_budget,
-    )
-
-
-def _admission(engine: EngineConfig) -> Admission | None:
-    if engine.live != "auto":
-        return None
-    return Admission(start=engine.live_start, most=engine.live_most)
 
 
 def _ordered(config: RunConfig, todo: list[Planned], out: Path) -> list[Planned]:

@@ -180,6 +180,7 @@ class Steering:
             self._pool.footprint,
             warm=min(self._warm, episodes),
             held=self._driver.snapshot().live + self._pool.warm,
+            processes=self._processes,
         )
         found = await in_thread(fit)
         for note in found.notes:

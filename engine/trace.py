@@ -62,6 +62,8 @@ def write_trace(episodes: Episodes, out: Path) -> int:
         for event in counter.events():
             file.write(b",\n" + msgspec.json.encode(event))
         for episode in episodes:
+            if episode.id not in rows:  # of a run that goes on: stored since the first pass
+                continue
             for event in events_of(episode, rows[episode.id], first):
                 file.write(b",\n" + msgspec.json.encode(event))
             written += 1

@@ -25,7 +25,7 @@ import uvloop
 
 from headrace.aio import background, in_thread, unwrap
 from headrace.configs.models import RunConfig
-from headrace.engine import collector
+from headrace.engine import collector, preflight
 from headrace.engine.breaker import Breaker
 from headrace.engine.driver import Driver, EpisodeSink
 from headrace.engine.events import EpisodeDropped, Event, StageEntered, Stopping, TurnFinished
@@ -177,6 +177,8 @@ class Work:
             case Places():
                 self._turn, self._driver.bounds = message.turn, message.bounds
                 self._pool.most = message.warm
+                most = message.bounds.live + message.warm  # who started us raised its own limit
+                preflight.raise_files(preflight.files_of(most, self._pool.footprint))
             case Halt():
                 self._shutdown.request(message.stop, message.reason)
             case Finish():

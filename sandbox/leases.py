@@ -9,6 +9,7 @@ import os
 import shutil
 import signal
 import tempfile
+import time
 from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
@@ -16,6 +17,10 @@ from pathlib import Path
 import msgspec
 
 from headrace.sandbox import cgroups
+
+VARIABLE = "HEADRACE_LEASE"
+"""In the environment of what starts a driver's sandboxes: the name of their lease."""
+_END_S = 5.0
 
 
 class Owner(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -103,9 +108,19 @@ def sweep() -> list[str]:
         if owner_of(lease.owner.pid) == lease.owner:
             continue
         found = _remove(lease) or [lease.what]
-        drop(path)
+        if not _is_left(lease):  # else the next sweep tries again
+            drop(path)
         lines += [f"{what} (its driver, process {lease.owner.pid}, is gone)" for what in found]
     return lines
+
+
+def _is_left(lease: Lease) -> bool:
+    """Whether a control group of it is still there."""
+    return any(map(os.path.exists, lease.groups)) or bool(groups_like(_begins(lease)))
+
+
+def _begins(lease: Lease) -> tuple[str, ...]:
+    return tuple(f"{prefix}-" for prefix in lease.group_prefixes)
 
 
 def groups_like(prefixes: Iterable[str]) -> list[Path]:
@@ -119,10 +134,12 @@ def groups_like(prefixes: Iterable[str]) -> list[Path]:
 
 def _remove(lease: Lease) -> list[str]:
     """What was found by a prefix, for people."""
+    for name in {Path(prefix).name for prefix in lease.group_prefixes}:
+        _end_starters(name)
     for process in lease.processes:
         if owner_of(process.pid) == process:
             kill_tree(process.pid)
-    prefixes = tuple(f"{prefix}-" for prefix in lease.group_prefixes)
+    prefixes = _begins(lease)
     found = groups_like(prefixes)
     groups = (*map(Path, lease.groups), *found)
     for group in groups:
@@ -140,6 +157,29 @@ def _remove(lease: Lease) -> list[str]:
         if path.name.startswith(name)
     }
     return sorted(f"sandbox of {name.partition('-')[2]}" for name in names)
+
+
+def _end_starters(name: str) -> None:
+    """Kill what still starts sandboxes under a lease, and those it has just begun.
+
+    It may not have heard yet that its driver is dead, and would make groups after we looked.
+    """
+    deadline = time.monotonic() + _END_S
+    while (pids := _with_variable(f"{VARIABLE}={name}")) and time.monotonic() < deadline:
+        for pid in pids:
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        time.sleep(0.01)
+
+
+def _with_variable(variable: str) -> list[int]:
+    wanted = variable.encode()
+    found = []
+    for entry in Path("/proc").iterdir():
+        with suppress(OSError):
+            if entry.name.isdigit() and wanted in (entry / "environ").read_bytes().split(b"\0"):
+                found.append(int(entry.name))
+    return found
 
 
 def kill_tree(leader: int) -> None:

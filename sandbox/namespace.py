@@ -281,6 +281,7 @@ def _look(run_id: str) -> _Here:
     if program is not None and not by_launcher:
         files[SECCOMP_FD] = _file(runtime / "seccomp.bpf", program)
     groups = cgroups.detect()
+    name = f"headrace-{run_id[:20]}-{secrets.token_hex(5)}"
     first = _sealed((KEEPER_PROGRAM if by_launcher else INIT_PROGRAM).encode())
     files[PROGRAM_FD] = f"/proc/self/fd/{first}"
     return _Here(
@@ -290,9 +291,9 @@ def _look(run_id: str) -> _Here:
         mount_point=runtime / "mnt",
         files=files,
         inherited=inherited(),
-        lease=SharedLease(f"headrace-{run_id[:20]}-{secrets.token_hex(5)}", groups),
+        lease=SharedLease(name, groups),
         filter=program or b"",
-        launcher=Launcher(inherited()) if by_launcher else None,
+        launcher=Launcher(inherited(), lease=name) if by_launcher else None,
     )
 
 

@@ -21,22 +21,25 @@ from headrace.aio import run_shielded
 from headrace.errors import SandboxError
 from headrace.sandbox.frames import Latch
 from headrace.sandbox.launcher import MAX_MESSAGE
+from headrace.sandbox.leases import VARIABLE
 from headrace.sandbox.namespace_process import Leader, raised
 
 PROGRAM = Path(__file__).with_name("launcher.py")
 END_TIMEOUT_S = 20.0
 _CHANNEL_FD = 3
-_SPAWN_ENV = {"LD_BIND_NOW": "1"}
-"""Else each of its children would look up the same names again."""
 _GONE = "the process that starts sandboxes has ended"
 
 
 class Launcher:
     """See the module. Begins with its first `start`; `close` ends it and all it started."""
 
-    def __init__(self, closed: tuple[int, ...] = ()) -> None:
-        """`closed`: descriptors this process hands down and the launcher may not get."""
+    def __init__(self, closed: tuple[int, ...] = (), *, lease: str = "") -> None:
+        """`closed`: descriptors this process hands down and the launcher may not get.
+
+        `lease`: the name of the one that a sweep finds the launcher by.
+        """
         self._closed = closed
+        self._lease = lease
         self._line: _Line | None = None
         self._numbers = 0
 
@@ -54,7 +57,7 @@ class Launcher:
                 f"{len(message)}: its environment or its list of layers is too long"
             )
         if self._line is None or self._line.ended:
-            self._line = _Line(self._closed, self._next)
+            self._line = _Line(self._closed, self._lease, self._next)
         return await self._line.start(self._numbers, message, tuple(fds.values()))
 
     def _next(self) -> int:
@@ -117,7 +120,7 @@ class Launched(Leader):
 class _Line:
     """One launcher process and the socket to it."""
 
-    def __init__(self, closed: tuple[int, ...], number: Callable[[], int]) -> None:
+    def __init__(self, closed: tuple[int, ...], lease: str, number: Callable[[], int]) -> None:
         self.ended = False
         self._number = number
         self._loop = asyncio.get_running_loop()
@@ -129,7 +132,7 @@ class _Line:
         self._channel, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self._channel.setblocking(False)
         try:
-            self._pid = _spawn(theirs, closed)
+            self._pid = _spawn(theirs, closed, lease)
             self._pidfd = os.pidfd_open(self._pid)
         except OSError as e:
             self._channel.close()
@@ -303,14 +306,14 @@ async def _ended(answer: "asyncio.Future[Leader]") -> None:
             await leader.ended.wait()
 
 
-def _spawn(theirs: socket.socket, closed: tuple[int, ...]) -> int:
+def _spawn(theirs: socket.socket, closed: tuple[int, ...], lease: str) -> int:
     fd = raised(os.dup(theirs.fileno()))
     nowhere = raised(os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC))
     try:
         return os.posix_spawn(
             sys.executable,
             [sys.executable, "-S", "-E", str(PROGRAM), str(_CHANNEL_FD)],
-            _SPAWN_ENV,
+            {VARIABLE: lease, "LD_BIND_NOW": "1"},  # else each child looks up the same names again
             file_actions=[
                 *((os.POSIX_SPAWN_CLOSE, number) for number in closed),
                 *((os.POSIX_SPAWN_DUP2, nowhere, number) for number in (0, 1)),

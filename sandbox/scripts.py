@@ -253,8 +253,10 @@ hr_exec() { # TOKEN STDIN_BYTES LINES SHELL USER, then LINES lines of script, th
   hr_with=$4; [ "$hr_with" != bash ] || hr_with=$hr_bash
   if [ "$2" -gt 0 ]; then
     head -c "$2" | { (hr_body "$1" "$hr_with" "$5"); hr_x=$?; hr_rest; exit "$hr_x"; }
-  else
+  elif [ -e /dev/null ]; then
     (hr_body "$1" "$hr_with" "$5") </dev/null
+  else # the agent has removed it
+    : | (hr_body "$1" "$hr_with" "$5")
   fi
   hr_x=$?
   printf '\036hr%s end %s\036' "$1" "$hr_x" >&8

@@ -147,6 +147,21 @@ async def test_the_first_event_is_enough() -> None:
         now.set()
 
 
+@pytest.mark.parametrize("steps", range(7))
+async def test_first_of_is_cancelled_at_whatever_moment_it_is(steps: int) -> None:
+    """Also while it ends what it still waits for."""
+    never, now = asyncio.Event(), asyncio.Event()
+    async with asyncio.timeout(5), asyncio.TaskGroup() as group:
+        waiting = group.create_task(first_of(never, now))
+        await asyncio.sleep(0)
+        now.set()
+        for _ in range(steps):
+            await asyncio.sleep(0)
+        ended = waiting.done()
+        waiting.cancel()
+    assert waiting.cancelled() is not ended
+
+
 def test_a_group_of_several_errors_stays_a_group() -> None:
     group = ExceptionGroup("both", [ValueError("a"), KeyError("b")])
     assert unwrap(ExceptionGroup("outer", [group])) is group

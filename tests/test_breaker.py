@@ -113,6 +113,23 @@ def test_an_engine_that_stays_away_is_given_up_and_one_that_came_back_is_not() -
     assert not Breaker().gone(0, starting=False), "told to wait for none"
 
 
+def test_two_moments_without_an_answer_far_apart_are_no_long_outage() -> None:
+    """Nothing was left to be started, so no probe said that it had come back."""
+    breaker = Breaker(outage_s=60)
+    assert breaker.gone(0, starting=False)
+    assert breaker.gone(500, starting=False)
+    assert breaker.gone(559, starting=False)
+    assert not breaker.gone(560, starting=False)
+
+
+def test_a_probe_that_takes_longer_than_the_outage_may_last_ends_the_wait() -> None:
+    breaker = Breaker(outage_s=60)
+    assert breaker.gone(0, starting=False)
+    breaker.begun()
+    assert not breaker.gone(100, starting=False), "an open sandbox, while the probe hangs"
+    assert not breaker.gone(125, starting=True)
+
+
 @pytest.mark.parametrize(
     "settings", [(0, 1.0, 2.0), (1, 0.0, 2.0), (1, 3.0, 2.0), (1, 1.0, 1.0, -1.0)]
 )

@@ -3,6 +3,7 @@
 import asyncio
 import json
 import os
+import signal
 import sys
 import textwrap
 import time
@@ -64,7 +65,9 @@ async def test_a_command_of_ours_can_be_interrupted_as_in_a_terminal(
 ) -> None:
     async with docker.open(spec("sigint")) as sandbox:
         assert await text(sandbox, "bash -c 'kill -INT $$; echo lives on'") == ""
-        assert await text(sandbox, "grep SigIgn /proc/self/status") == f"SigIgn:\t{0:016x}\n"
+        ignored = int((await text(sandbox, "grep SigIgn /proc/self/status")).split()[1], 16)
+    # The C library has two more for itself, which the engine may have been started without.
+    assert ignored & sum(1 << number - 1 for number in signal.valid_signals()) == 0
 
 
 async def test_a_channel_that_the_agent_killed_is_replaced(docker: DockerProvider) -> None:

@@ -8,7 +8,14 @@ import pytest
 
 from headrace.configs.models import RunConfig, StoreConfig
 from headrace.engine import runner
-from headrace.engine.events import EpisodeDropped, EpisodeStarted, Event, Note, RunStarted
+from headrace.engine.events import (
+    EpisodeDropped,
+    EpisodeFinished,
+    EpisodeStarted,
+    Event,
+    Note,
+    RunStarted,
+)
 from headrace.engine.history import seconds_by_task
 from headrace.engine.reader import latest_episodes
 from headrace.engine.store import Store
@@ -142,3 +149,13 @@ async def test_more_than_the_machine_holds_is_told_and_runs(
     summary = await runner.run(many, tmp_path / "run", on_event=events.append)
     assert (summary.episodes, summary.infra_failures) == (4, 0)
     assert not [e for e in events if isinstance(e, Note) and "need about" in e.text]
+
+
+async def test_no_more_are_live_than_auto_may_although_it_starts_with_more_by_default(
+    only_namespace: str, tmp_path: Path
+) -> None:
+    events: list[Event] = []
+    one = config(only_namespace, QUICK, attempts=3, tasks=1, live="auto", live_most=1)
+    await runner.run(one, tmp_path / "run", on_event=events.append)
+    order = [type(e) for e in events if isinstance(e, EpisodeStarted | EpisodeFinished)]
+    assert order == [EpisodeStarted, EpisodeFinished] * 3

@@ -132,7 +132,42 @@ async def test_a_killed_driver_leaves_nothing_that_a_sweep_does_not_remove(
     assert not list((runtime / "leases").iterdir())
 
 
-def _killed_driver() -> tuple[int, list[Path]]:
+@pytest.mark.namespace
+async def test_what_starts_a_dead_drivers_sandboxes_has_ended_before_its_groups_are_looked_for(
+    runtime: Path, only_namespace: str
+) -> None:
+    """It makes groups until it hears of the driver's end; here it never does."""
+    if os.geteuid() != 0:
+        pytest.skip("namespace: the launcher is root's")
+    launchers: list[int] = []
+
+    def stop(leader: int) -> None:
+        launchers.append(
+            int(Path(f"/proc/{leader}/stat").read_text().rpartition(") ")[2].split()[1])
+        )
+        os.kill(launchers[0], signal.SIGSTOP)
+
+    leader, groups = await in_thread(_killed_driver, stop)
+    await in_thread(leases.sweep)
+    assert leases.owner_of(launchers[0]) is None and leases.owner_of(leader) is None
+    assert not any(group.exists() for group in groups)
+    assert not list((runtime / "leases").iterdir())
+
+
+async def test_a_group_that_cannot_be_removed_keeps_its_lease(
+    runtime: Path, tmp_path: Path, sleeper: Callable[[], subprocess.Popen[bytes]]
+) -> None:
+    (tmp_path / "headrace-kept-1-x" / "inside").mkdir(parents=True)  # as a group below it
+    prefixes = (str(tmp_path / "headrace-kept"),)
+    leases.take("kept", leases.Lease(owner=gone(sleeper), what="x", group_prefixes=prefixes))
+    assert len(await in_thread(leases.sweep)) == 1
+    assert (runtime / "leases" / "kept.json").exists()
+    (tmp_path / "headrace-kept-1-x" / "inside").rmdir()
+    assert len(await in_thread(leases.sweep)) == 1
+    assert not list((runtime / "leases").iterdir())
+
+
+def _killed_driver(before: Callable[[int], None] = lambda leader: None) -> tuple[int, list[Path]]:
     """Leader of the sandbox of a driver that was killed, and its control groups."""
     driver = subprocess.Popen([sys.executable, "-c", DRIVER], stdout=subprocess.PIPE)
     assert driver.stdout is not None
@@ -144,6 +179,7 @@ def _killed_driver() -> tuple[int, list[Path]]:
         for group in parent.glob("headrace-killed-*")
     ]
     assert bool(groups) == bool(cgroups.detect().parents)
+    before(leader)
     os.kill(driver.pid, signal.SIGKILL)
     driver.wait()
     return leader, groups

@@ -10,7 +10,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from headrace.engine.preflight import ENGINE_BYTES, Room, fit, prepare, raise_processes, room
+from headrace.engine.preflight import (
+    ENGINE_BYTES,
+    Room,
+    fit,
+    prepare,
+    raise_processes,
+    room,
+)
 from headrace.sandbox.base import Footprint
 
 SMALL = Footprint(memory_bytes=(1 << 20) - ENGINE_BYTES, processes=5, files=9)
@@ -109,3 +116,20 @@ def test_more_than_any_machine_holds_is_reduced() -> None:
     found = prepare(2, Footprint(memory_bytes=1 << 60, processes=0, files=0))
     assert found.live == 1
     assert "MB of memory" in found.notes[0]
+
+
+def test_open_files_are_those_of_each_engine_process() -> None:
+    """In a process of its own, which may not raise its limit: it cannot be given back."""
+    script = (
+        "import os, resource\n"
+        "from headrace.engine.preflight import prepare\n"
+        "from headrace.sandbox.base import Footprint\n"
+        "each = Footprint(memory_bytes=0, processes=0, files=9)\n"
+        "resource.setrlimit(resource.RLIMIT_NOFILE, (512, 512))\n"
+        "os.geteuid() or os.setuid(65534)\n"
+        "print(*(prepare(1000, each, processes=n, exact=False).live for n in (1, 2, 4)))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, timeout=60
+    )
+    assert done.stdout == "25 51 102\n", done.stderr

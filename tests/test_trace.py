@@ -3,6 +3,7 @@
 import itertools
 import json
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -82,6 +83,22 @@ def test_the_live_episodes_are_counted_by_stage(tmp_path: Path) -> None:
     assert at(6.0) == {"prepare": 1, "act": 1, "wait": 0, "verify": 0}
     assert at(13.0) == {"prepare": 0, "act": 1, "wait": 0, "verify": 1}
     assert at(18.75) == {"prepare": 0, "act": 0, "wait": 0, "verify": 0}
+
+
+def test_an_episode_that_is_stored_meanwhile_is_left_to_the_next_trace(tmp_path: Path) -> None:
+    class Growing:
+        """A run that goes on: one more each time it is read."""
+
+        n = 0
+
+        def __iter__(self) -> Iterator[Episode]:
+            self.n += 1
+            return iter([an_episode(i, float(i)) for i in range(self.n)])
+
+    out = tmp_path / "trace.json"
+    assert write_trace(Growing(), out) == 1
+    events = json.loads(out.read_bytes())["traceEvents"]
+    assert {event["args"]["id"] for event in events if "id" in event.get("args", {})} == {"e0"}
 
 
 def test_an_episode_says_what_came_of_it(tmp_path: Path) -> None:

@@ -87,7 +87,7 @@ def _stop(program: "subprocess.Popen[str]") -> None:
     """End it and its children, if it has not ended. Killed at once, it would leave containers."""
     if program.poll() is not None:
         return
-    os.killpg(program.pid, signal.SIGINT)
+    program.send_signal(signal.SIGINT)  # what it runs now may be what removes a container
     try:
         program.communicate(timeout=CLEAN_UP_S)
     except subprocess.TimeoutExpired:

@@ -7,7 +7,7 @@ swallow anything.
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterable
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 from typing import Any, TypeVar
 
 from asyncio_pool import AioPool
@@ -119,9 +119,7 @@ async def first_of(*events: asyncio.Event) -> None:
     finally:
         for task in tasks:
             task.cancel()
-        for task in tasks:
-            with suppress(asyncio.CancelledError):
-                await task
+        await run_shielded(asyncio.wait(tasks))  # not by awaiting each: theirs and ours look alike
 
 
 async def in_thread(call: Callable[..., R], *args: Any) -> R:

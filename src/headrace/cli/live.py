@@ -37,7 +37,11 @@ def limits(
     run: Run,
     live: Annotated[
         str | None,
-        typer.Option("--live", metavar="N|auto", help="Episodes alive at once, or `auto`."),
+        typer.Option(
+            "--live",
+            metavar="N|auto",
+            help="Episodes alive at once, or `auto` again, if the run began with that.",
+        ),
     ] = None,
     preparing: Annotated[
         int | None, typer.Option("--preparing", metavar="N", help="Sandboxes started at once.")
