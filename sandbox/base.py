@@ -206,7 +206,7 @@ class Direct(Protocol):
         """`Sandbox.exec` of a command that finds these files there, as root's.
 
         None: they could not be brought, and nothing was run; some may be there. Bring them by
-        `Sandbox.exec`.
+        `Sandbox.exec`. One deadline for both.
         """
 
     async def kinds(self, paths: Sequence[str]) -> str | None:

@@ -21,7 +21,7 @@ from functools import partial
 import msgspec
 
 from headrace.aio import run_shielded
-from headrace.errors import ContractError, SandboxError
+from headrace.errors import ContractError, SandboxError, boundary
 from headrace.sandbox.archive import entries
 from headrace.sandbox.base import Bring
 from headrace.sandbox.control import (
@@ -139,7 +139,7 @@ class Joined:
             result = await self._carry_out(
                 asked, entries(bring.archive), max_output_bytes, timeout_s, mode=_mode_for(user)
             )
-        if not result.stdout.startswith(BROUGHT):
+        if not (result.stdout.startswith(BROUGHT) or result.timed_out):
             return None
         return msgspec.structs.replace(result, stdout=result.stdout.removeprefix(BROUGHT))
 
@@ -189,7 +189,8 @@ class Joined:
         mode: int | None = None,
     ) -> CommandResult:
         span = Span(0)
-        pipes = _Pipes(stdin, keep, mode)
+        with boundary(SandboxError, "nothing could be started in the sandbox"):
+            pipes = _Pipes(stdin, keep, mode)
         timed_out = False
         try:
             try:
@@ -211,8 +212,6 @@ class Joined:
             if member.status in (-signal.SIGKILL, FAILED) and not timed_out:
                 await self._told_apart()
             pipes.drain()
-        except OSError as e:
-            raise SandboxError(f"nothing could be started in the sandbox: {e}") from e
         finally:
             pipes.end(self._lingering if self._gone is None else None)
         status = member.status
