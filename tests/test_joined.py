@@ -2,12 +2,14 @@
 
 import asyncio
 import os
+import signal
 from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
 
 from headrace.aio import in_thread
+from headrace.errors import SandboxEnded
 from headrace.sandbox.base import SandboxSpec
 from headrace.sandbox.leases import children_of
 from headrace.sandbox.namespace import NamespaceProvider
@@ -186,6 +188,23 @@ async def test_a_command_keeps_no_descriptor_of_the_driver(provider: NamespacePr
             async with asyncio.timeout(0.3):
                 await sandbox.exec("sleep 1000 & sleep 1000", timeout_s=20)
     assert len(await in_thread(os.listdir, "/proc/self/fd")) == len(before)
+
+
+async def test_a_command_that_ends_with_its_sandbox_is_not_taken_for_one_that_was_killed(
+    sandbox: NamespaceSandbox,
+) -> None:
+    assert sandbox.leader is not None
+    leader = sandbox.leader.pid
+
+    async def end() -> None:
+        until = "until pgrep -f ours-to-end; do :; done"
+        assert (await sandbox.run(until, timeout_s=20)).exit_code == 0
+        os.kill(leader, signal.SIGKILL)
+
+    async with asyncio.TaskGroup() as group:
+        group.create_task(end())
+        with pytest.raises(SandboxEnded, match="SIGKILL"):
+            await sandbox.exec("while :; do :; done # ours-to-end", timeout_s=30)
 
 
 async def test_without_a_shell_a_command_says_so_and_files_are_read_all_the_same(
