@@ -3,7 +3,7 @@
 Rule: each call runs behind the sandbox's walls, with the capabilities of its root and no more, and
 in its files, so that no path leads out of it. It ends as an exit code; what it reads goes to
 stdout. Those in `CALLS` are outside the sandbox's process namespace: nobody inside sees them. What
-a command finds there (`bring`) and whom it runs as (`become`) is done by the process that becomes it.
+a command finds there (`bring`) and whom it runs as (`become`) is done by what becomes it.
 
 Imported by `launcher.py`, which every sandbox begins as a copy of: nothing of headrace here, and
 nothing is imported late.
