@@ -20,6 +20,10 @@ if TYPE_CHECKING:
     from headrace.policies.vllm import VllmPolicy
 
 
+DOUBTED_S = 2.0
+"""After a call that found no server, before a word that there is one counts: whoever says so has
+to find out first."""
+
 State = Callable[[], tuple[bool, str | None]]
 """Whether a server is up, and why there will be none."""
 
@@ -48,7 +52,7 @@ def state_of(servers: "Sequence[VllmServer]") -> State:
     def state() -> tuple[bool, str | None]:
         pairs = list(zip(servers, addresses, strict=True))
         moved = [server for server, address in pairs if server.up and server.base_url != address]
-        if any(server.up and server not in moved for server in servers):
+        if any(server.sure.is_set() and server not in moved for server in servers):
             return True, None
         if not all(server.over.is_set() or server in moved for server in servers):
             return False, None
@@ -65,10 +69,12 @@ def state_of(servers: "Sequence[VllmServer]") -> State:
 class ServedPolicy:
     """`policy`, while its server is kept elsewhere. See `Policy`."""
 
-    def __init__(self, policy: Policy) -> None:
+    def __init__(self, policy: Policy, *, doubted_s: float = DOUBTED_S) -> None:
         self._policy = policy
+        self._doubted_s = doubted_s
         self._told = asyncio.Event()
         self._up = True
+        self._doubted_until_s = 0.0
         self._gone: str | None = None
         self.name = policy.name
         self.version = policy.version
@@ -83,7 +89,8 @@ class ServedPolicy:
 
     def served(self, *, up: bool, gone: str | None) -> None:
         """How the server is now."""
-        self._up, self._gone = up, gone
+        doubted = asyncio.get_running_loop().time() < self._doubted_until_s
+        self._up, self._gone = up and not doubted, gone
         self._told.set()
 
     async def load(self) -> ModelLoad | None:
@@ -105,10 +112,11 @@ class ServedPolicy:
             yield _Session(self, session)
 
     def lost(self, error: ServerLost) -> ServerGone:
-        """What a call found: no server. It is down until the next word."""
+        """What a call found: no server. It is down until the next word that counts."""
         if self._gone is not None:
             return ServerLost(self._gone)
         self._up = False
+        self._doubted_until_s = asyncio.get_running_loop().time() + self._doubted_s
         return ServerGone(str(error))
 
 

@@ -36,6 +36,9 @@ from headrace.policies.server_share import Share, share_of
 from headrace.policies.weights import OnProgress, silent
 
 _POLL_S = 0.2
+_LOOK_EVERY_S = 1.0
+_UNWELL_S = 180.0
+"""Without one good answer about its health, before it is ended and started again."""
 _KEEPER_START_S = 20.0
 _STOP_S = 30.0
 """For the keeper: it asks, waits 8 s, lets what is left end, then ends it."""
@@ -78,6 +81,9 @@ class VllmServer:
         self._stack = AsyncExitStack()
         self.came_up = asyncio.Event()
         """Set while it answers, as far as is known."""
+        self.sure = asyncio.Event()
+        """Set while it answers and nothing speaks against it: before its process ends, a server
+        whose engine died answers for seconds, with nothing but errors."""
         self.over = asyncio.Event()
         """Set once it will not be up again."""
         self._gone: ServerGone | ConfigError | None = None
@@ -161,16 +167,41 @@ class VllmServer:
                 await self._until_healthy(ended)
                 was_up = True
                 self.came_up.set()
-                await asyncio.wait([ended])
+                self.sure.set()
+                async with background(self._look()):
+                    await asyncio.wait([ended])
                 self.came_up.clear()  # at once: what is left of the server takes a while to end
+                self.sure.clear()
                 self._gone = await self._died(ended, "ended in mid-run")
         except ServerGone as e:
             self._gone = e
         finally:
             self.came_up.clear()
+            self.sure.clear()
             self.pid = None
             await run_shielded(_stop(process, self._scratch))
         return not was_up
+
+    async def _look(self) -> None:
+        """Until cancelled. `ServerGone` when it has not been well for too long."""
+        clock = asyncio.get_running_loop().time
+        well_s = clock()
+        async with CompletionClient(self.base_url) as client:
+            while clock() - well_s < _UNWELL_S:
+                if await client.healthy(patient=True):
+                    well_s = clock()
+                    self.sure.set()
+                else:
+                    self.sure.clear()
+                await asyncio.sleep(_LOOK_EVERY_S)
+        raise ServerGone(
+            f"{self._name} runs, and has not been well for {_UNWELL_S:.0f} s. "
+            f"{await in_thread(self._log_end)}"
+        )
+
+    def doubt(self) -> None:
+        """A call found nobody: it is not sure to be up until it says so."""
+        self.sure.clear()
 
     async def _spawn(self) -> asyncio.subprocess.Process:
         self._port = port = await in_thread(self._choose_port)

@@ -118,14 +118,14 @@ class Servers:
         return self._replicas
 
     async def ready(self) -> None:
-        """Once one of them is up. `ServerLost` when none of ours will be up again."""
+        """Once one of them is sure to be up. `ServerLost` when none of ours will be up again."""
         if len(self.started) < len(self._all):
             return
-        while not any(server.up for server in self.started):
+        while not any(server.sure.is_set() for server in self.started):
             coming = [server for server in self.started if not server.over.is_set()]
             if not coming:
                 await self.started[0].ready()  # says why not
-            await first_of(*(e for server in coming for e in (server.came_up, server.over)))
+            await first_of(*(e for server in coming for e in (server.sure, server.over)))
 
     async def models(self) -> tuple[Model, ...]:
         """What every one of them serves, with the shortest context. `ConfigError` if they differ"""
@@ -241,6 +241,8 @@ class _Replica:
                 f"{self.client.base_url}: the model server answers, but shows no sign of work"
             ) from None
         except ServerGone as e:
+            if self.server is not None:
+                self.server.doubt()
             if self.server is not None and self.server.down:
                 raise ServerGone(self.server.down) from e
             raise

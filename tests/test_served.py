@@ -86,7 +86,7 @@ async def test_a_server_that_is_not_there_is_tried_again_and_ends_no_run() -> No
 
 async def test_a_session_begins_once_the_server_is_up_again() -> None:
     answers = Answers()
-    policy = ServedPolicy(answers)
+    policy = ServedPolicy(answers, doubted_s=0.0)
     answers.lost = True
     with pytest.raises(ServerGone):
         await act(policy)
@@ -97,6 +97,25 @@ async def test_a_session_begins_once_the_server_is_up_again() -> None:
             await asyncio.sleep(0)
             assert not begun.done()
             policy.served(up=up, gone=None)
+    assert begun.result().observation() == "seen"
+
+
+async def test_a_word_that_comes_right_after_a_call_found_nobody_does_not_count() -> None:
+    answers = Answers()
+    policy = ServedPolicy(answers, doubted_s=0.2)
+    answers.lost = True
+    with pytest.raises(ServerGone):
+        await act(policy)
+    answers.lost = False
+    async with asyncio.TaskGroup() as group:
+        begun = group.create_task(act(policy))
+        for _ in range(5):
+            policy.served(up=True, gone=None)
+            await asyncio.sleep(0)
+        assert not begun.done(), "an engine that died makes its server answer a while longer"
+        while not begun.done():
+            policy.served(up=True, gone=None)
+            await asyncio.sleep(0.01)
     assert begun.result().observation() == "seen"
 
 
@@ -119,6 +138,7 @@ def a_server(path: Path, port: int) -> VllmServer:
     server = VllmServer(ServerConfig(), path, "m", path / "log")
     server.base_url = f"http://127.0.0.1:{port}"
     server.came_up.set()
+    server.sure.set()
     return server
 
 
@@ -131,6 +151,7 @@ def test_a_server_that_came_back_at_another_port_is_gone_for_those_who_know_the_
     first.base_url = "http://127.0.0.1:9"
     assert state() == (True, None), "the other one is where it was"
     second.came_up.clear()
+    second.sure.clear()
     assert state() == (False, None), "it is being started again"
     second.over.set()
     up, gone = state()
