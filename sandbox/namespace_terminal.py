@@ -21,6 +21,7 @@ from typing import NamedTuple
 
 from headrace.aio import in_thread
 from headrace.errors import SandboxError
+from headrace.sandbox import rooted
 from headrace.sandbox.base import COLUMNS, ROWS
 from headrace.sandbox.control import Channel
 from headrace.sandbox.namespace_process import Inlet, Outlet
@@ -55,7 +56,7 @@ class PtyLine:
     ) -> None:
         """`first`: the sandbox's process 1; `number`: of the device in its `/dev/pts`."""
         self._first = first
-        self._device = f"/proc/{first}/root/dev/pts/{number}"
+        self._device = b"/dev/pts/%d" % number
         self._asked = os.dup(fd)
         self._outlet = Outlet(os.dup(fd))
         self._inlet = Inlet(fd, feed, ended)
@@ -100,10 +101,8 @@ class PtyLine:
     def _mark(self, token: str) -> None:
         """Print `token` on the terminal, behind what was printed before; not if it is stopped."""
         with suppress(OSError):
-            fd = os.open(
-                self._device,
-                os.O_WRONLY | os.O_NOCTTY | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOFOLLOW,
-            )
+            flags = os.O_WRONLY | os.O_NOCTTY | os.O_NONBLOCK | os.O_NOFOLLOW
+            fd = rooted.opened(self._first, self._device, flags)
             try:
                 os.write(fd, f"\x1b]hr{token}\x07".encode())
             finally:
@@ -164,9 +163,8 @@ async def open_pty(
 def _open(first: int) -> tuple[int, int]:
     """The host's end, and the number of the device inside."""
     try:
-        # No link can stand here: /dev/pts is a mount, and nobody inside may mount.
-        path = f"/proc/{first}/root/dev/pts/ptmx"
-        fd = os.open(path, os.O_RDWR | os.O_NOCTTY | os.O_CLOEXEC | os.O_NOFOLLOW)
+        # Root inside may have moved process 1 to a root of its making, with links in it.
+        fd = rooted.opened(first, b"/dev/pts/ptmx", os.O_RDWR | os.O_NOCTTY | os.O_NOFOLLOW)
     except OSError as e:
         raise SandboxError(f"no pseudo-terminal in the sandbox: {e.strerror}") from e
     try:

@@ -1,8 +1,8 @@
-"""Looks at files of a sandbox from the host, with no process in it: paths that cannot lead out.
+"""Files of a sandbox from the host, with no process in it: paths that cannot lead out.
 
 Rule: the kernel resolves every path below the sandbox's root (`openat2` with `RESOLVE_IN_ROOT`):
-links and `..` end there, and magic links of `/proc` are refused. Nothing is opened for reading and
-nothing is changed; what is asked is only what kind of file there is. Blocking, for microseconds.
+links and `..` end there, and magic links of `/proc` are refused. `kinds` opens nothing for reading
+and changes nothing; `opened` is for devices of ours. Blocking, for microseconds.
 """
 
 import ctypes
@@ -14,7 +14,6 @@ from collections.abc import Sequence
 
 _OPENAT2 = 437
 _IN_ROOT, _NO_MAGIC = 0x10, 0x02
-_LOOK = struct.pack("QQQ", os.O_PATH | os.O_CLOEXEC, 0, _IN_ROOT | _NO_MAGIC)
 _NOTHING = (errno.ENOENT, errno.ENOTDIR)
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -25,7 +24,7 @@ def kinds(first: int, paths: Sequence[bytes]) -> str | None:
     None: there is no way in, or a path that the kernel does not follow from here.
     """
     try:
-        root = os.open(f"/proc/{first}/root", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+        root = _root(first)
     except OSError:
         return None
     try:
@@ -38,13 +37,35 @@ def kinds(first: int, paths: Sequence[bytes]) -> str | None:
         os.close(root)
 
 
-def _kind(root: int, path: bytes) -> str:
-    fd = _libc.syscall(_OPENAT2, root, path, _LOOK, len(_LOOK))
+def opened(first: int, path: bytes, flags: int) -> int:
+    """A descriptor of what `path` names in the root of process `first`. Raises `OSError`."""
+    root = _root(first)
+    try:
+        return _open(root, path, flags)
+    finally:
+        os.close(root)
+
+
+def _root(first: int) -> int:
+    return os.open(f"/proc/{first}/root", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+
+
+def _open(root: int, path: bytes, flags: int) -> int:
+    how = struct.pack("QQQ", flags | os.O_CLOEXEC, 0, _IN_ROOT | _NO_MAGIC)
+    fd: int = _libc.syscall(_OPENAT2, root, path, how, len(how))
     if fd < 0:
         number = ctypes.get_errno()
-        if number in _NOTHING:
-            return "-"
         raise OSError(number, os.strerror(number))
+    return fd
+
+
+def _kind(root: int, path: bytes) -> str:
+    try:
+        fd = _open(root, path, os.O_PATH)
+    except OSError as e:
+        if e.errno in _NOTHING:
+            return "-"
+        raise
     try:
         mode = os.fstat(fd).st_mode
     finally:
