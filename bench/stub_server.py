@@ -10,14 +10,13 @@ input.
 
 import argparse
 import asyncio
-import json
 import random
-import sys
 from typing import Any
 
 import msgspec
 import uvloop
 from aiohttp import web
+from bench.serving import serve
 
 METRICS = """\
 # TYPE vllm:num_requests_running gauge
@@ -82,19 +81,6 @@ class Stub:
         )
 
 
-async def serve(stub: Stub) -> None:
-    """Until standard input ends."""
-    runner = web.AppRunner(stub.app(), access_log=None)
-    await runner.setup()
-    site = web.TCPSite(runner, "127.0.0.1", 0, backlog=8192)
-    await site.start()
-    print(json.dumps({"port": runner.addresses[0][1]}), flush=True)
-    ended = asyncio.Event()
-    asyncio.get_running_loop().add_reader(sys.stdin.fileno(), ended.set)
-    await ended.wait()
-    await runner.cleanup()
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--text", required=True)
@@ -112,7 +98,7 @@ def main() -> None:
         context=arguments.context,
     )
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as loop:
-        loop.run(serve(stub))
+        loop.run(serve(stub.app()))
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 python -m bench.peers.docs
 """
 
+import argparse
 import json
 from pathlib import Path
 
@@ -24,6 +25,7 @@ def stored_table() -> str:
 
 
 def main() -> None:
+    argparse.ArgumentParser(description=__doc__.partition("\n")[0]).parse_args()
     table = stored_table()
     for page in pages(ROOT):
         page.write_text(with_table(page.read_text(), table))

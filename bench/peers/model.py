@@ -24,6 +24,7 @@ import msgspec
 import uvloop
 from aiohttp import web
 from bench.peers.script import ANSWERS, answer, given_in
+from bench.serving import serve
 
 from headrace.policies.rendering import Chat
 
@@ -177,25 +178,12 @@ def calls(address: str) -> int:
     return sum(counts.values())
 
 
-async def serve(server: Server) -> None:
-    """Until standard input ends."""
-    runner = web.AppRunner(server.app(), access_log=None)
-    await runner.setup()
-    site = web.TCPSite(runner, "127.0.0.1", 0, backlog=8192)
-    await site.start()
-    print(json.dumps({"port": runner.addresses[0][1]}), flush=True)
-    ended = asyncio.Event()
-    asyncio.get_running_loop().add_reader(sys.stdin.fileno(), ended.set)
-    await ended.wait()
-    await runner.cleanup()
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--tokenizer", type=Path, required=True, help="folder of the tokenizer")
     server = Server(Chat(parser.parse_args().tokenizer))
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as loop:
-        loop.run(serve(server))
+        loop.run(serve(server.app()))
 
 
 if __name__ == "__main__":
