@@ -23,6 +23,8 @@ from headrace.errors import RunFolderError
 from headrace.types import Episode
 
 QUICK = {"type": "scripted", "commands": ["true"]}
+PREBUILT = [f"first-steps/{name}" for name in ("compile-hello", "game-of-life", "sort-scores")]
+"""Tasks of one image: none is held back while another starts."""
 
 
 def config(
@@ -32,7 +34,7 @@ def config(
     return RunConfig.model_validate(
         {
             "attempts": attempts,
-            "tasks": {"limit": tasks},
+            "tasks": {"include": PREBUILT, "limit": tasks},
             "policy": policy,
             "sandbox": {"provider": provider},
             "limits": {"command_timeout_s": 300.0, "agent_timeout_s": 300.0},

@@ -92,7 +92,7 @@ def test_a_file_that_was_handed_down_above_the_limit_keeps_no_sandbox_from_start
 def test_with_few_processes_fewer_are_live_and_all_episodes_are_done(
     only_namespace: str, tmp_path: Path, group: Path
 ) -> None:
-    done = run(tmp_path / "run", within(group, 120), attempts=10, engine__live=20)
+    done = run(tmp_path / "run", within(group, 60), attempts=10, engine__live=20)
     told = " ".join(done.stderr.split())
     assert re.search(r"20 live episodes need about \d+ processes, found \d+ processes", told), told
     assert "20 of 20 episodes" in done.stdout + done.stderr
