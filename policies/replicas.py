@@ -116,6 +116,8 @@ class Replicas:
     def _least(self, avoid: Collection[int]) -> int:
         """The least busy replica of the best kind there is; equals take turns."""
         n = len(self._calls)
+        if n == 1:
+            return 0
         order = [(self._next + i) % n for i in range(n)]
         best = min(self._badness(i, avoid) for i in order)
         candidates = [i for i in order if self._badness(i, avoid) == best]
@@ -137,6 +139,8 @@ class Replicas:
     # --- pace ---
 
     def _judge(self, now_s: float) -> None:
+        if len(self._paces) == 1:
+            return  # none is quicker
         proven = {i: self._paces[i] for i in self.up if self._paces[i].answers >= PROVEN}
         quickest = min((pace.s_per_token for pace in proven.values()), default=0.0)
         for i, pace in proven.items():

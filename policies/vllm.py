@@ -8,10 +8,11 @@ when the episode ends is the engine's, but for a full context and a spent token 
 
 import hashlib
 import time
+from collections import OrderedDict
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from pathlib import Path
-from typing import Self, TypeVar
+from typing import NamedTuple, Self, TypeVar
 
 from headrace.aio import in_thread
 from headrace.configs.models import VllmConfig
@@ -45,6 +46,8 @@ _LEAST_USEFUL_TOKENS = 32
 """A sample with less room than this is not asked for: the context counts as full."""
 _LONG_TEXT_CHARS = 2000
 """Longer text is tokenised in a thread: it takes a microsecond a character."""
+_OPENINGS = 64
+"""First prompts that are kept: the attempts at a task begin alike, and about together."""
 
 
 class VllmPolicy:
@@ -76,6 +79,7 @@ class VllmPolicy:
             check_model(model_folder(config.model), weights=self._needs_weights)
         self.version = self._version()
         self._stack = AsyncExitStack()
+        self._openings: OrderedDict[str, Opening] = OrderedDict()
 
     def _version(self) -> str:
         config = self._config
@@ -135,6 +139,18 @@ class VllmPolicy:
     async def load(self) -> ModelLoad | None:
         """See `Policy.load`."""
         return await self._servers.load()
+
+    async def opening(self, message: str) -> "Opening":
+        """The first prompt of a conversation that begins with `message`."""
+        found = self._openings.get(message)
+        if found is None:
+            found = await _off_loop(message, _opened, self._chat, message)
+            self._openings[message] = found
+            if len(self._openings) > _OPENINGS:
+                self._openings.popitem(last=False)
+        else:
+            self._openings.move_to_end(message)
+        return found
 
     def request(self, prompt: Sequence[int], max_tokens: int, seed: int) -> Request:
         """What is sent for one sample."""
@@ -249,17 +265,25 @@ class _Conversation:
         """The ids between the last sample and the next one."""
         if self._previous is None:
             message = self._agent.opening(instruction_of(self._task))
-            ids, self.prompt = await _off_loop(message, _opened, self._chat, message)
-            return ids
+            found = await self._policy.opening(message)
+            self.prompt = found.text
+            return found.ids
         message = self._shown = self._agent.observe(self._previous, results)
         before = self._stream[: len(self._stream) - len(self._sampled)]
         return await _off_loop(message, self._chat.extension, before, self._sampled, message)
 
 
-def _opened(chat: Chat, message: str) -> tuple[tuple[int, ...], str]:
-    """The ids of a first message, and what they say as the model sees it."""
+class Opening(NamedTuple):
+    """A first prompt."""
+
+    ids: tuple[int, ...]
+    text: str
+    """What they say, as the model sees it."""
+
+
+def _opened(chat: Chat, message: str) -> Opening:
     ids = chat.opening(message)
-    return ids, chat.vocabulary.decode(ids, control=True)
+    return Opening(ids, chat.vocabulary.decode(ids, control=True))
 
 
 async def _off_loop(text: str, call: Callable[..., T], *arguments: object) -> T:
