@@ -99,6 +99,9 @@ def _problems(error: ErrorDetails, data: Mapping[str, Any]) -> Iterator[Problem]
             yield Problem(keys=keys, message=f"{path}: missing{words}")
         case "union_tag_invalid":
             yield from _wrong_type_of_table(path, value, data)
+        case "value_error":
+            words = error["msg"].removeprefix("Value error, ")
+            yield Problem(keys=keys, message=f"{path}: {words}")
         case _:
             message = _expected(path, index, kind, value, data)
             yield Problem(keys=keys, message=message)

@@ -5,8 +5,9 @@ in the names. Loading, merging and error texts are in `configs/load.py`; nothing
 """
 
 from typing import Annotated, Literal
+from urllib.parse import urlsplit
 
-from pydantic import BaseModel, ConfigDict, Field, PositiveInt
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PositiveInt
 
 Seconds = Annotated[float, Field(gt=0)]
 Port = Annotated[int, Field(ge=0, le=65535)]
@@ -103,6 +104,21 @@ class ServerConfig(Section):
     """Further arguments for the server, as they are."""
 
 
+def _are_addresses(given: str | tuple[str, ...] | None) -> str | tuple[str, ...] | None:
+    each = (given,) if isinstance(given, str) else given or ()
+    for one in each:
+        try:
+            parts = urlsplit(one)
+            is_one = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
+        except ValueError:  # of the port
+            is_one = False
+        if not is_one:
+            raise ValueError(f"expected an address such as http://127.0.0.1:8000, found {one!r}")
+    if len({one.rstrip("/").removesuffix("/v1") for one in each}) < len(each):
+        raise ValueError("expected each server once, found one of them twice")
+    return given
+
+
 class VllmConfig(Section):
     """A model behind vLLM servers: those we start, or those that already run."""
 
@@ -110,7 +126,9 @@ class VllmConfig(Section):
     """Which policy."""
     model: str = "smollm2-135m"
     """A folder with weights and tokenizer, or `smollm2-135m`, the small model of extra `cpu`."""
-    base_url: str | Annotated[tuple[str, ...], Field(min_length=1)] | None = None
+    base_url: Annotated[
+        str | Annotated[tuple[str, ...], Field(min_length=1)] | None, AfterValidator(_are_addresses)
+    ] = None
     """An existing server, such as `http://127.0.0.1:8000`, or a list of equal ones; None: start
     one."""
     served_model_name: str | None = None

@@ -212,9 +212,12 @@ class _Line:
                 except BlockingIOError:
                     self._loop.add_writer(self._channel, self._flush)
                     return
-                except OSError:
+                except (BrokenPipeError, ConnectionError):
                     self._fail()
                     return
+                except OSError as e:  # of this message alone, such as too many files on their way
+                    if sent is not None:
+                        sent.set_exception(SandboxError(f"{PROGRAM.name} could not be told: {e}"))
             self._waiting.popleft()
             if sent is not None and not sent.done():
                 sent.set_result(None)

@@ -403,6 +403,26 @@ def test_a_key_of_several_kinds_is_one_problem(value: str, found: str) -> None:
     assert "\n" not in str(refused.value)
 
 
+@pytest.mark.parametrize(
+    ("value", "found"),
+    [
+        ("nonsense", "expected an address such as http://127.0.0.1:8000, found 'nonsense'"),
+        ("http://", "found 'http://'"),
+        ("http://a:99999", "found 'http://a:99999'"),
+        ("ftp://a", "found 'ftp://a'"),
+        ('["http://a:1", "a:2"]', "found 'a:2'"),
+        ('["http://a:1", "http://a:1/v1/"]', "expected each server once, found one of them twice"),
+    ],
+)
+def test_what_is_no_address_of_a_server_is_told_before_anything_starts(
+    value: str, found: str
+) -> None:
+    with pytest.raises(ConfigError) as refused:
+        load(None, [f"policy.base_url={value}"])
+    assert "policy.base_url: " in str(refused.value)
+    assert str(refused.value).endswith(found)
+
+
 def test_addresses_of_servers_are_one_or_a_list() -> None:
     assert load(None, ["policy.base_url=http://a:1"]).policy.base_url == "http://a:1"  # type: ignore[union-attr]
     two = load(None, ['policy.base_url=["http://a:1", "http://b:1"]']).policy

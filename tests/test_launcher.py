@@ -14,9 +14,10 @@ import pytest
 from headrace.aio import in_thread
 from headrace.errors import SandboxEnded, SandboxError
 from headrace.sandbox.base import SandboxSpec
+from headrace.sandbox.launcher import FAILED
 from headrace.sandbox.leases import children_of
 from headrace.sandbox.namespace import NamespaceProvider
-from headrace.sandbox.namespace_launcher import PROGRAM
+from headrace.sandbox.namespace_launcher import PROGRAM, Launcher
 from headrace.sandbox.rootfs import BASE_IMAGE
 from headrace.types import EnvironmentRecipe
 
@@ -97,6 +98,19 @@ async def test_a_start_that_is_cancelled_leaves_no_process_and_no_descriptor(
         with suppress(ProcessLookupError):
             assert await in_thread(ended, os.pidfd_open(pid))
     assert len(await in_thread(os.listdir, "/proc/self/fd")) == len(descriptors)
+
+
+async def test_a_start_that_cannot_be_asked_for_fails_alone(provider: NamespaceProvider) -> None:
+    launcher = Launcher()
+    nothing = {"groups": [], "rlimits": [], "capabilities": [], "env": {}, "workdir": ""}
+    try:
+        with pytest.raises(SandboxError, match=r"could not be told: .*Bad file descriptor"):
+            await launcher.start({}, {0: -1})
+        leader = await launcher.start({**nothing, "seccomp": b""}, {})
+        await leader.ended.wait()
+        assert leader.status == FAILED  # the plan says too little; it was asked for all the same
+    finally:
+        await launcher.close()
 
 
 async def test_what_a_new_process_cannot_hold_is_told_by_its_start(
