@@ -5,25 +5,30 @@ process (`worker.py`) has a part of them, in portions, as it runs dry. What a pr
 before its episodes had made durable counts; the rest goes to the others, one try the poorer, and
 is owed when none is left. None is started again. An error of one that is final ends all.
 
-Who is dealt what is decided in `dealing.py`, what is said in `wire.py`.
+Who is dealt what is decided in `dealing.py`, what is said in `wire.py`; one process is started,
+heard and ended in `fleet_process.py`.
 """
 
 import asyncio
 import os
-import socket
-import sys
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import asynccontextmanager, suppress
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Final
 
-from headrace import errors
-from headrace.aio import background, in_thread, run_shielded
+from headrace.aio import background, in_thread
 from headrace.configs.models import RunConfig
 from headrace.engine.dealing import Deal, Shares, split
 from headrace.engine.driver import finished
 from headrace.engine.events import EpisodeStarted, Note, OnEvent, Stopping
+from headrace.engine.fleet_process import (
+    COMMAND,
+    Worker,
+    drop_if_empty,
+    error_of,
+    heard,
+    how_it_ended,
+    started,
+)
 from headrace.engine.measured import Counts, Merged
 from headrace.engine.parts import Planned
 from headrace.engine.resume import is_owed
@@ -37,31 +42,22 @@ from headrace.engine.wire import (
     Finish,
     FromWorker,
     Halt,
-    Line,
     Now,
     Places,
     Portion,
     Served,
     Told,
-    ToWorker,
     Trouble,
-    starters_end,
 )
-from headrace.errors import ContractError, InfrastructureError
+from headrace.errors import InfrastructureError
 from headrace.policies.served import State
 from headrace.sandbox.base import Footprint, Provider
 from headrace.types import Record
 
-COMMAND: Final = (sys.executable, "-P", "-m", "headrace.engine.worker")
 AHEAD = 8
 """Episodes dealt to a process beyond those it may have live, at least."""
 SILENT_S = 120.0
 """A process that says nothing for so long hangs, and is ended."""
-LAST_LOOK_S = 2.0
-"""To read what it said, had we only not listened."""
-END_S = 60.0
-"""For a process that is asked to end, its sandboxes included."""
-TAIL_BYTES = 500
 SERVER_EVERY_S = 0.25
 UNLIMITED = 1 << 30
 
@@ -91,23 +87,6 @@ class Open(Record, frozen=True, kw_only=True):
 
     opened: int
     is_open: bool
-
-
-class Worker:
-    """One engine process, as it is seen from here."""
-
-    def __init__(self, number: int) -> None:
-        self.number = number
-        self.line: Line[ToWorker, FromWorker] | None = None
-        self.now: Now | None = None
-        self.places: Places | None = None
-        self.over = False
-        """It is gone, or said its last word."""
-        self.orderly = False
-
-    def send(self, message: ToWorker) -> None:
-        if self.line is not None and not self.over:
-            self.line.send(message)
 
 
 class WarmAhead:
@@ -245,7 +224,7 @@ class Fleet:
         """From its start to its end, whatever that is."""
         log = self._folder / "logs" / f"process-{worker.number}.log"
         locks = (*self._locks, shards.lock)
-        async with _started(self._command, log, locks) as (process, line):
+        async with started(self._command, log, locks) as (process, line):
             worker.line = line
             line.send(self._begin(worker))
             if self._obeyed is not Stop.NONE:  # asked for before it could hear of it
@@ -327,12 +306,12 @@ class Fleet:
         self._shares.leave(worker.number)
         self._owed += len(lost.owed)
         if lost.again or not worker.orderly:
-            self._note(await in_thread(_how_it_ended, worker.number, code, log))
+            self._note(await in_thread(how_it_ended, worker.number, code, log))
         if not worker.orderly:
             await self._sweep()
         if lost.again:
             self._note(f"{len(lost.again)} episodes of process {worker.number} go to the others")
-        await in_thread(_drop_if_empty, log)
+        await in_thread(drop_if_empty, log)
         self._reshare()
         self._feed()
 
@@ -491,80 +470,3 @@ class Fleet:
         """The admitted episodes, longest first."""
         slow = [s for w in self._workers if w.now is not None and not w.over for s in w.now.slowest]
         return iter(sorted(slow, key=lambda one: -one.for_s))
-
-
-def error_of(worker: int, trouble: Trouble) -> Exception:
-    """What ended a process, as the error that it was there."""
-    kind = getattr(errors, trouble.kind, None)
-    if isinstance(kind, type) and issubclass(kind, errors.HeadraceError):
-        return kind(trouble.message)
-    return ContractError(f"engine process {worker} ended by an error:\n{trouble.message}")
-
-
-@asynccontextmanager
-async def _started(
-    command: Sequence[str], log: Path, locks: Sequence[int]
-) -> AsyncIterator[tuple[asyncio.subprocess.Process, Line[ToWorker, FromWorker]]]:
-    """An engine process and its line. It is gone when the block is left, however that ends."""
-    ours, its = socket.socketpair()
-    try:
-        with await in_thread(log.open, "ab") as file:
-            process = await asyncio.create_subprocess_exec(
-                *command,
-                *map(str, (its.fileno(), *locks)),
-                pass_fds=(its.fileno(), *locks),
-                stdin=asyncio.subprocess.DEVNULL,
-                stdout=file,
-                stderr=file,
-                start_new_session=True,  # Ctrl-C is the starting process's to act on
-            )
-    except OSError as e:
-        ours.close()
-        raise InfrastructureError(f"an engine process could not be started: {e}") from e
-    finally:
-        its.close()
-    try:
-        line = await starters_end(ours)
-        try:
-            yield process, line
-        finally:
-            line.close()
-    finally:
-        await run_shielded(_end(process))
-
-
-async def heard(line: Line[ToWorker, FromWorker], silent_s: float) -> FromWorker | None:
-    """The next message; None at the end of the line. Raises `TimeoutError` after such a silence.
-
-    It is this process that may have stood still (Ctrl-Z): what was said meanwhile lies there then.
-    """
-    with suppress(TimeoutError):
-        async with asyncio.timeout(silent_s):
-            return await line.receive()
-    async with asyncio.timeout(LAST_LOOK_S):
-        return await line.receive()
-
-
-async def _end(process: asyncio.subprocess.Process) -> None:
-    """It has seen the end of its line; it closes its sandboxes. Not for ever."""
-    try:
-        async with asyncio.timeout(END_S):
-            await process.wait()
-    except TimeoutError:
-        with suppress(ProcessLookupError):
-            process.kill()
-        await process.wait()
-
-
-def _how_it_ended(worker: int, code: int | None, log: Path) -> str:
-    how = f"exit code {code}" if code is None or code >= 0 else f"signal {-code}"
-    said = log.read_bytes()[-TAIL_BYTES:].decode(errors="replace").strip()
-    return f"engine process {worker} has ended ({how})" + (
-        f"; its log ends: {said}" if said else ""
-    )
-
-
-def _drop_if_empty(log: Path) -> None:
-    with suppress(OSError):
-        if log.stat().st_size == 0:
-            log.unlink()

@@ -31,6 +31,7 @@ from headrace.engine.events import (
     Stopping,
     TurnFinished,
 )
+from headrace.engine.fleet_process import error_of, heard
 from headrace.engine.locks import FolderLock
 from headrace.engine.measured import Merged
 from headrace.engine.reader import latest_episodes
@@ -404,7 +405,7 @@ def test_an_error_of_a_process_is_the_same_error_here(
     name: str, message: str, kind: type[Exception], says: str
 ) -> None:
     with pytest.raises(kind, match=says):
-        raise fleet.error_of(2, Trouble(kind=name, message=message))
+        raise error_of(2, Trouble(kind=name, message=message))
 
 
 def test_every_bundled_task_arrives_as_it_was_sent() -> None:
@@ -548,7 +549,7 @@ async def test_what_a_process_said_while_its_starter_stood_still_is_heard() -> N
     data = len(said).to_bytes(4, "little") + said
     with its:
         async with asyncio.TaskGroup() as group:
-            hearing = group.create_task(fleet.heard(line, 0.2))
+            hearing = group.create_task(heard(line, 0.2))
             its.sendall(data[:4])
             for _ in range(5):
                 await asyncio.sleep(0)
@@ -564,5 +565,5 @@ async def test_a_process_that_says_nothing_is_given_up() -> None:
     ours, its = socket.socketpair()
     line = await starters_end(ours)
     with its, pytest.raises(TimeoutError):
-        await fleet.heard(line, 0.01)
+        await heard(line, 0.01)
     line.close()
