@@ -50,7 +50,7 @@ _DEVICE_LINKS = {
 }
 _HOSTS = "127.0.0.1 localhost\n::1 localhost\n"
 _NOSUID, _NODEV, _NOEXEC = 2, 4, 8
-_RECURSIVE, _PRIVATE = 16384, 1 << 18
+_REMOUNT, _BIND, _RECURSIVE, _PRIVATE = 32, 4096, 16384, 1 << 18
 _READ_ONLY = ("/proc/sys", "/proc/fs", "/proc/irq", "/proc/bus", "/proc/acpi", "/proc/scsi")
 
 _LAUNCH = r"""
@@ -179,17 +179,21 @@ def _root_steps(launch: Launch, resolv: str) -> list[Step]:
 def _kernel_steps(root: str) -> list[Step]:
     """`/proc` and `/dev`, with what could be used against the host out of reach; then that root."""
     strict = _NOSUID | _NODEV | _NOEXEC
-    dev, shm = f"{root}/dev", f"mode=1777,size={_SHM_BYTES}"
+    dev, shm = f"{root}/dev", f"{root}/dev/shm"
     return [
         ("place", f"{root}/proc"),
         ("place", dev),
         ("mount", "proc", f"{root}/proc", "proc", strict, ""),
-        ("mount", "tmpfs", dev, "tmpfs", _NOSUID | _NOEXEC, "mode=755"),
+        ("mount", "tmpfs", dev, "tmpfs", _NOSUID | _NOEXEC, f"mode=755,size={_SHM_BYTES}"),
         *(("device", f"{dev}/{name}", f"/dev/{name}") for name in _DEVICES),
         *(("link", target, f"{dev}/{name}") for name, target in _DEVICE_LINKS.items()),
-        *(("folder", f"{dev}/{name}", 0o755) for name in ("pts", "shm")),
+        ("folder", f"{dev}/pts", 0o755),
+        ("folder", shm, 0o1777),
         ("mount", "devpts", f"{dev}/pts", "devpts", _NOSUID | _NOEXEC, _DEVPTS),
-        ("mount", "tmpfs", f"{dev}/shm", "tmpfs", _NOSUID | _NODEV, shm),
+        # Programs may run from it. Not a filesystem of its own: every control group of memory on
+        # the machine has a record of each.
+        ("mount", shm, shm, "", _BIND, ""),
+        ("mount", "", shm, "", _BIND | _REMOUNT | _NOSUID | _NODEV, ""),
         *(("read_only", f"{root}{path}", strict) for path in _READ_ONLY),
         *(("hide", f"{root}{path}", f"{dev}/null") for path in _HIDDEN),
         ("pivot", root),
