@@ -1,4 +1,4 @@
-"""Token ids in, token ids out: the aiohttp client of a vLLM server.
+"""Token ids in, token ids out: the client of a vLLM server.
 
 Rule: a call ends in a `Completion` whose prompt is, id by id, the one that was sent, or in a typed
 error. It is tried again only while nothing of an answer has come, and within its deadline.
@@ -11,10 +11,10 @@ import random
 from collections.abc import Sequence
 from typing import Any, Self
 
-import aiohttp
 import msgspec
 
 from headrace.errors import PolicyError, ServerGone
+from headrace.policies.connections import Connections, NoAnswer, Reply
 from headrace.types import Record
 
 _CONNECT_TIMEOUT_S = 10.0
@@ -104,25 +104,29 @@ class CompletionClient:
     """Calls one server. An async context manager that owns its connections."""
 
     def __init__(self, base_url: str, *, timeout_s: float = 600.0, retries: int = 2) -> None:
-        self.base_url = base_url.rstrip("/").removesuffix("/v1")
-        """May be set anew: a server that was restarted can have another port."""
+        self._connections = Connections(
+            base_url.rstrip("/").removesuffix("/v1"),
+            keep_s=_KEEPALIVE_S,
+            connect_timeout_s=_CONNECT_TIMEOUT_S,
+        )
         self._timeout_s = timeout_s
         self._retries = retries
-        self._session: aiohttp.ClientSession | None = None
 
     async def __aenter__(self) -> Self:
-        # no limit of its own: the engine decides how many calls are in flight
-        connector = aiohttp.TCPConnector(limit=0, keepalive_timeout=_KEEPALIVE_S)
-        self._session = aiohttp.ClientSession(
-            connector=connector,
-            timeout=aiohttp.ClientTimeout(total=None, sock_connect=_CONNECT_TIMEOUT_S),
-            trust_env=False,
-        )
+        await self._connections.__aenter__()
         return self
 
     async def __aexit__(self, *exc: object) -> None:
-        if self._session is not None:
-            await self._session.close()
+        await self._connections.__aexit__(*exc)
+
+    @property
+    def base_url(self) -> str:
+        """May be set anew: a server that was restarted can have another port."""
+        return self._connections.base_url
+
+    @base_url.setter
+    def base_url(self, base_url: str) -> None:
+        self._connections.base_url = base_url
 
     async def complete(self, request: Request, *, session_id: str | None = None) -> Completion:
         """Sample once. `ServerGone` when no server answers, `PolicyError` when it refuses."""
@@ -158,22 +162,18 @@ class CompletionClient:
         raise AssertionError("unreachable")
 
     async def _post(self, path: str, body: bytes, headers: dict[str, str]) -> bytes:
-        session = self._open_session()
-        answering = False
         try:
-            async with session.post(self.base_url + path, data=body, headers=headers) as response:
-                answering = response.status == 200
-                data = await response.read()
-        except (aiohttp.ClientError, OSError) as e:
+            reply = await self._connections.request("POST", path, body, headers)
+        except OSError as e:
             gone = ServerGone(f"{self.base_url}: the model server stopped answering: {_words(e)}")
-            if answering:
+            if isinstance(e, NoAnswer) and e.status == 200:
                 raise gone from e
             raise _NothingCame(gone) from e
-        if response.status == 200:
-            return data
-        found = data.decode(errors="replace")[:500]
-        refused = f"{self.base_url}{path}: refused with {response.status}: {found}"
-        if response.status in _TRY_AGAIN_STATUS:
+        if reply.status == 200:
+            return reply.body
+        found = reply.body.decode(errors="replace")[:500]
+        refused = f"{self.base_url}{path}: refused with {reply.status}: {found}"
+        if reply.status in _TRY_AGAIN_STATUS:
             raise _NothingCame(_Failing(refused))
         raise PolicyError(refused)
 
@@ -204,22 +204,14 @@ class CompletionClient:
             raise PolicyError(f"{self.base_url}/metrics: refused with {status}; is this vLLM?")
         return read_metrics(data.decode(errors="replace"))
 
-    async def _get(self, path: str, timeout_s: float = _SIDE_TIMEOUT_S) -> tuple[int, bytes]:
-        session = self._open_session()
+    async def _get(self, path: str, timeout_s: float = _SIDE_TIMEOUT_S) -> Reply:
         try:
-            async with (
-                asyncio.timeout(timeout_s),
-                session.get(self.base_url + path) as response,
-            ):
-                return response.status, await response.read()
-        except (aiohttp.ClientError, OSError, TimeoutError) as e:
+            async with asyncio.timeout(timeout_s):
+                return await self._connections.request("GET", path)
+        except OSError as e:
             raise ServerGone(
                 f"{self.base_url}: expected a model server, found none: {_words(e)}"
             ) from e
-
-    def _open_session(self) -> aiohttp.ClientSession:
-        assert self._session is not None, "enter the client before calling"
-        return self._session
 
 
 class _NothingCame(Exception):
