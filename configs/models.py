@@ -109,8 +109,11 @@ def _are_addresses(given: str | tuple[str, ...] | None) -> str | tuple[str, ...]
     for one in each:
         try:
             parts = urlsplit(one)
-            is_one = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
-        except ValueError:  # of the port
+            host = parts.hostname or ""
+            name = host.encode("ascii" if ":" in host else "idna")
+            known = parts.scheme in ("http", "https") and parts.port != 0
+            is_one = name and known and not (parts.query or parts.fragment)
+        except ValueError:  # of the port or the name
             is_one = False
         if not is_one:
             raise ValueError(f"expected an address such as http://127.0.0.1:8000, found {one!r}")

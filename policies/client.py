@@ -207,7 +207,12 @@ class CompletionClient:
     async def _get(self, path: str, timeout_s: float = _SIDE_TIMEOUT_S) -> Reply:
         try:
             async with asyncio.timeout(timeout_s):
-                return await self._connections.request("GET", path)
+                try:
+                    return await self._connections.request("GET", path)
+                except NoAnswer as e:
+                    if not e.kept or e.status is not None:
+                        raise
+                    return await self._connections.request("GET", path, fresh=True)
         except OSError as e:
             raise ServerGone(
                 f"{self.base_url}: expected a model server, found none: {_words(e)}"

@@ -6,6 +6,7 @@ tokenizer that all sessions share. How text becomes commands is the agent protoc
 when the episode ends is the engine's, but for a full context and a spent token budget.
 """
 
+import asyncio
 import hashlib
 import time
 from collections import OrderedDict
@@ -79,7 +80,7 @@ class VllmPolicy:
             check_model(model_folder(config.model), weights=self._needs_weights)
         self.version = self._version()
         self._stack = AsyncExitStack()
-        self._openings: OrderedDict[str, Opening] = OrderedDict()
+        self._openings: OrderedDict[str, _Kept] = OrderedDict()
 
     def _version(self) -> str:
         config = self._config
@@ -142,15 +143,17 @@ class VllmPolicy:
 
     async def opening(self, message: str) -> "Opening":
         """The first prompt of a conversation that begins with `message`."""
-        found = self._openings.get(message)
-        if found is None:
-            found = await _off_loop(message, _opened, self._chat, message)
-            self._openings[message] = found
+        kept = self._openings.get(message)
+        if kept is None:
+            kept = self._openings[message] = _Kept()
             if len(self._openings) > _OPENINGS:
                 self._openings.popitem(last=False)
         else:
             self._openings.move_to_end(message)
-        return found
+        async with kept.lock:
+            if kept.found is None:
+                kept.found = await _off_loop(message, _opened, self._chat, message)
+            return kept.found
 
     def request(self, prompt: Sequence[int], max_tokens: int, seed: int) -> Request:
         """What is sent for one sample."""
@@ -279,6 +282,14 @@ class Opening(NamedTuple):
     ids: tuple[int, ...]
     text: str
     """What they say, as the model sees it."""
+
+
+class _Kept:
+    """A first prompt that one attempt makes and the others wait for."""
+
+    def __init__(self) -> None:
+        self.lock = asyncio.Lock()
+        self.found: Opening | None = None
 
 
 def _opened(chat: Chat, message: str) -> Opening:

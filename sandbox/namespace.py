@@ -48,8 +48,9 @@ from headrace.sandbox.scripts import INIT_PROGRAM, KEEP_ALIVE, KEEPER_PROGRAM, b
 from headrace.types import EnvironmentRecipe, Task
 
 START_TIMEOUT_S = 60.0
-_LAUNCHED = Footprint(memory_bytes=1100 << 10, processes=2, files=6)
-"""Most of the memory is the kernel's, for the processes and their namespaces."""
+_LAUNCHED = Footprint(memory_bytes=1800 << 10, processes=2, files=6)
+"""Measured with thousands of them. Most of the memory is the kernel's: for the processes and their
+namespaces, and in each control group of memory a record of every filesystem on the machine."""
 _SPAWNED = Footprint(memory_bytes=2 << 20, processes=7, files=9)
 STORAGE_MB = 8192
 """What one sandbox may write where its spec does not say; never more than three quarters of its

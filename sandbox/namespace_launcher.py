@@ -151,7 +151,7 @@ class _Line:
             await sent
             return await asyncio.shield(answer)
         except asyncio.CancelledError:
-            if sent.done() and not sent.cancelled():
+            if sent.done() and not sent.cancelled() and sent.exception() is None:
                 await run_shielded(_ended(answer))
             raise
         finally:
@@ -212,12 +212,12 @@ class _Line:
                 except BlockingIOError:
                     self._loop.add_writer(self._channel, self._flush)
                     return
-                except (BrokenPipeError, ConnectionError):
-                    self._fail()
-                    return
-                except OSError as e:  # of this message alone, such as too many files on their way
-                    if sent is not None:
-                        sent.set_exception(SandboxError(f"{PROGRAM.name} could not be told: {e}"))
+                except OSError as e:
+                    if sent is None or isinstance(e, ConnectionError):  # a kill must not be lost
+                        self._fail()
+                        return
+                    # of this message alone, such as too many files on their way
+                    sent.set_exception(SandboxError(f"{PROGRAM.name} could not be told: {e}"))
             self._waiting.popleft()
             if sent is not None and not sent.done():
                 sent.set_result(None)

@@ -98,7 +98,7 @@ def test_help_imports_neither_engine_nor_clients() -> None:
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     loaded = set(done.stdout.splitlines()[-1].split())
     assert "headrace.cli.app" in loaded
-    heavy = {"msgspec", "uvloop", "aiohttp", "aiodocker", "zstandard", "renderers"}
+    heavy = {"msgspec", "uvloop", "aiohttp", "httptools", "aiodocker", "zstandard", "renderers"}
     assert loaded & (heavy | {"asyncio", "torch", "headrace.engine", "headrace.configs"}) == set()
 
 
