@@ -63,18 +63,18 @@ UNLIMITED = 1 << 30
 
 
 def processes(asked: int, *, cpus: int, busy: int) -> tuple[int, str | None]:
-    """How many are started, and the sentence to tell where that is fewer for want of processors.
+    """How many are started, and the sentence to tell where that is fewer than asked for.
 
     `busy`: groups, or live episodes if those are fewer. A group stays in one process.
     """
-    fits = min(asked, cpus)
-    note = None
-    if fits < asked:
-        note = (
-            f"engine.processes = {asked}: this machine has {cpus} processors for us, so {fits} "
-            f"{'is' if fits == 1 else 'are'} started"
-        )
-    return max(1, min(fits, busy)), note
+    number = max(1, min(asked, cpus, busy))
+    if number == asked or busy == 0:
+        return number, None
+    why = f"this machine has {cpus} processors for us"
+    if busy < cpus:
+        why = f"no more than {busy} can share the work, for the attempts at a task stay together"
+    is_are = "is" if number == 1 else "are"
+    return number, f"engine.processes = {asked}: {why}, so {number} {is_are} started"
 
 
 def usable_cpus() -> int:

@@ -201,6 +201,8 @@ class Connections:
                     raise
         except TimeoutError:
             raise NoAnswer(f"no connection within {self._connect_timeout_s:.0f} s") from None
+        except RuntimeError as e:  # in place of an `OSError`, by some loops
+            raise NoAnswer(str(e)) from e
         return connection
 
     async def _places_of(self, address: Address) -> list[AddrInfoType]:

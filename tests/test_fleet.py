@@ -371,15 +371,24 @@ async def test_more_processes_than_processors_are_reduced_with_a_sentence(
     assert f"this machine has {fleet.usable_cpus()} processors" in watched.notes
 
 
+ONLY_ONE = "no more than 1 can share the work, for the attempts at a task stay together"
+
+
 @pytest.mark.parametrize(
-    ("asked", "cpus", "busy", "number"), [(4, 2, 9, 2), (2, 8, 1, 1), (3, 8, 9, 3), (1, 1, 0, 1)]
+    ("asked", "cpus", "busy", "number", "said"),
+    [
+        (4, 2, 9, 2, "this machine has 2 processors for us, so 2 are started"),
+        (2, 8, 1, 1, f"{ONLY_ONE}, so 1 is started"),
+        (3, 8, 9, 3, None),
+        (2, 2, 0, 1, None),
+    ],
 )
 def test_there_are_no_more_processes_than_processors_or_groups(
-    asked: int, cpus: int, busy: int, number: int
+    asked: int, cpus: int, busy: int, number: int, said: str | None
 ) -> None:
     found, note = fleet.processes(asked, cpus=cpus, busy=busy)
     assert found == number
-    assert (note is not None) == (asked > cpus)
+    assert note == (said and f"engine.processes = {asked}: {said}")
 
 
 async def test_a_policy_of_ones_own_is_refused_by_several_processes(tmp_path: Path) -> None:
