@@ -84,13 +84,19 @@ async def test_a_server_that_is_not_there_is_tried_again_and_ends_no_run() -> No
     assert not raised.value.final
 
 
-async def test_a_session_begins_once_the_server_is_up_again() -> None:
+async def one_that_found_nobody(*, doubted_s: float) -> ServedPolicy:
+    """Its call was lost; the next would be answered."""
     answers = Answers()
-    policy = ServedPolicy(answers, doubted_s=0.0)
+    policy = ServedPolicy(answers, doubted_s=doubted_s)
     answers.lost = True
     with pytest.raises(ServerGone):
         await act(policy)
     answers.lost = False
+    return policy
+
+
+async def test_a_session_begins_once_the_server_is_up_again() -> None:
+    policy = await one_that_found_nobody(doubted_s=0.0)
     async with asyncio.TaskGroup() as group:
         begun = group.create_task(act(policy))
         for up in (False, False, True):
@@ -101,12 +107,7 @@ async def test_a_session_begins_once_the_server_is_up_again() -> None:
 
 
 async def test_a_word_that_comes_right_after_a_call_found_nobody_does_not_count() -> None:
-    answers = Answers()
-    policy = ServedPolicy(answers, doubted_s=0.2)
-    answers.lost = True
-    with pytest.raises(ServerGone):
-        await act(policy)
-    answers.lost = False
+    policy = await one_that_found_nobody(doubted_s=0.2)
     async with asyncio.TaskGroup() as group:
         begun = group.create_task(act(policy))
         for _ in range(5):
