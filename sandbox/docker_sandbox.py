@@ -370,6 +370,8 @@ class DockerSandbox:
         """`request`, once it has processes to start; nothing is done twice."""
         self._check()
         async with self._attributed():
+            if self._ended:  # a pipe of ours may still answer for as long as a command runs
+                raise SandboxError(f"{self.container} has ended")
             try:
                 return await request(await self._open_control())
             except (NotBegun, SandboxFull):

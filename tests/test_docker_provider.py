@@ -451,8 +451,10 @@ async def test_an_engine_that_goes_away_ends_every_call_as_provider_gone(
         async with DockerProvider(socket=str(line.path)) as docker:
             async with docker.open(its) as sandbox:
                 async with asyncio.TaskGroup() as group:
-                    running = group.create_task(failure(sandbox.run("sleep 60", timeout_s=60)))
-                    await asyncio.sleep(0)
+                    command = "touch /tmp/runs; sleep 60"
+                    running = group.create_task(failure(sandbox.run(command, timeout_s=60)))
+                    # Begun, so that neither the container ends with its stdin nor our own channel.
+                    await sandbox.exec("until [ -e /tmp/runs ]; do sleep 0.01; done", timeout_s=30)
                     line.cut()
                 assert isinstance(running.result(), ProviderGone)
                 assert "there is no socket" in str(running.result())
