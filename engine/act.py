@@ -40,6 +40,7 @@ class Log:
         self.turns: list[Turn] = []
         self.observations: list[str] = []
         self.prompt = ""
+        self.opening = ""
         self.transcript = Transcript()
         self.tokens = 0
         self.policy_s = 0.0
@@ -133,11 +134,12 @@ class _Turns:
         return action
 
     def _note_what_was_shown(self) -> None:
-        """A later step's session is shown its own prompt after the last turn of the step before."""
+        """A later step's session is shown its own opening after the last turn of the one before."""
         session, log = self._session, self._log
         log.prompt = log.prompt or session.prompt
+        log.opening = log.opening or session.opening
         if log.turns and len(log.observations) < len(log.turns):
-            log.observations.append(session.prompt if self._first else session.observation())
+            log.observations.append(session.opening if self._first else session.observation())
 
     async def _carry_out(self, action: Action) -> list[CommandResult]:
         """Run what the action asks for and write the turn down, even if a command fails."""

@@ -2,8 +2,8 @@
 
 Rule: what ATIF has a place for goes there, in the words Terminus-2 uses; the rest (verdict, group,
 loss mask, limits reached) goes under `extra.headrace`, so that `atif_import` gives the episode
-back. Pure. A `step` of ATIF is the opening or one turn; `ATIF_VERSION` is the oldest version that
-has every field used here.
+back. Pure. A `step` of ATIF is the opening or one turn; `ATIF_VERSION` is the newest that
+Harbor knows; it adds sound to 1.7, which has every field used here.
 """
 
 import base64
@@ -16,7 +16,7 @@ import msgspec
 
 from headrace.types import Command, CommandResult, Episode, Segment, Span, Turn
 
-ATIF_VERSION: Final = "ATIF-v1.7"
+ATIF_VERSION: Final = "ATIF-v1.8"
 EXTRA: Final = "headrace"
 """Our key in every `extra`."""
 KEYS, SHELL, COMPLETE, UPLOAD = "bash_command", "bash", "mark_task_complete", "upload"

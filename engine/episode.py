@@ -134,6 +134,7 @@ class Attempt:
             provider=self._parts.provider.name,
             instruction=task.instruction or _instructions(task),
             prompt=log.prompt,
+            opening=log.opening,
             turns=tuple(log.turns),
             observations=tuple(log.observations),
             segments=log.transcript.segments(),

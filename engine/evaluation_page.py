@@ -16,6 +16,7 @@ from headrace.engine.evaluation_report import Provenance, Report, notices
 from headrace.engine.plots import curve
 from headrace.engine.readable import visible
 
+PACKAGE = "headrace.engine"
 DIFFICULTIES = ("trivial", "easy", "medium", "hard", "very hard", "extreme")
 TASKS_SHOWN = 1000
 RATES_SHOWN = 12
@@ -44,9 +45,9 @@ def page(report: Report) -> str:
     )
 
 
-def template(name: str) -> jinja2.Template:
-    """A template of this package."""
-    return _environment().get_template(name)
+def template(name: str, *, package: str = PACKAGE) -> jinja2.Template:
+    """A template of `package`, which may extend and import those of this one."""
+    return _environment(package).get_template(name)
 
 
 def title(p: Provenance) -> str:
@@ -187,11 +188,12 @@ def _share(value: float) -> str:
 
 
 @cache
-def _environment() -> jinja2.Environment:
-    folder = resources.files("headrace.engine") / "templates"
+def _environment(package: str) -> jinja2.Environment:
+    folders = [resources.files(name) / "templates" for name in dict.fromkeys((package, PACKAGE))]
 
-    def source(name: str) -> str:
-        return (folder / name).read_text(encoding="utf-8")
+    def source(name: str) -> str | None:
+        files = (folder / name for folder in folders)
+        return next((f.read_text(encoding="utf-8") for f in files if f.is_file()), None)
 
     environment = jinja2.Environment(
         autoescape=True,

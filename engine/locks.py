@@ -9,11 +9,15 @@ import os
 import socket
 import time
 from pathlib import Path
+from typing import Final
 
 import msgspec
 
 from headrace.errors import RunFolderError
 from headrace.types import Record
+
+LOOK_S: Final = 0.01
+"""Longer than anyone who only asks (`holding`) has a lock."""
 
 
 class Owner(Record, frozen=True, kw_only=True):
@@ -30,7 +34,7 @@ class FolderLock:
     def __init__(self, path: Path) -> None:
         self._fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
         try:
-            fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            self._take()
             self._name_owner()
         except BlockingIOError:
             holder = _describe(os.pread(self._fd, 4096, 0))
@@ -52,11 +56,39 @@ class FolderLock:
             os.close(self._fd)
             self._fd = -1
 
+    def _take(self) -> None:
+        try:
+            fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            time.sleep(LOOK_S)  # perhaps somebody only asks who has it
+            fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
     def _name_owner(self) -> None:
         now = time.strftime("%Y-%m-%dT%H:%M:%S%z")
         owner = Owner(pid=os.getpid(), host=socket.gethostname(), since=now)
         os.ftruncate(self._fd, 0)
         os.pwrite(self._fd, msgspec.json.encode(owner), 0)
+
+
+def holding(path: Path) -> int | None:
+    """A number for the holding of a lock that goes on now, another for each; None: nobody has it.
+
+    The kernel is asked, not the text: a holder that was killed has it no more, processes that
+    inherited it still do. Blocking. Raises `RunFolderError` for a file that may not be read.
+    """
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return os.fstat(fd).st_mtime_ns  # when its holder wrote its name
+        finally:
+            os.close(fd)
+    except FileNotFoundError:
+        return None  # a run that was imported, or copied without it
+    except OSError as e:
+        raise RunFolderError(f"{path} cannot be read: {e.strerror or e}") from e
+    return None
 
 
 def _describe(text: bytes) -> str:

@@ -6,9 +6,10 @@ caller takes it through `on_damage` and reads on. Nothing here writes.
 """
 
 import os
+from collections import OrderedDict
 from collections.abc import Callable, Collection, Iterator, Sequence
 from pathlib import Path
-from typing import Final
+from typing import Final, NamedTuple
 
 import msgspec
 import zstandard
@@ -53,15 +54,87 @@ def latest_episodes(run: Path, *, on_damage: OnDamage | None = None) -> Iterator
     An episode owed after an infrastructure failure is stored again under its id; the newer record
     is the one that counts. Keeps the ids in memory, not the episodes.
     """
-    newest: dict[str, tuple[Path, int, int]] = {}
+    for _, episode in latest_placed(run, on_damage=on_damage):
+        yield episode
+
+
+class Place(NamedTuple):
+    """Where a record lies. Stays true: shards only grow."""
+
+    shard: int
+    """Number of the shard."""
+    offset: int
+    """Of its block in the shard."""
+    position: int
+    """In the block."""
+
+
+def latest_placed(
+    run: Path, *, on_damage: OnDamage | None = None
+) -> Iterator[tuple[Place, Episode]]:
+    """`latest_episodes`, each with where it lies."""
+    newest: dict[str, Place] = {}
     for path, block in _blocks(run, _pass_over, payloads=False):
+        number = shards.shard_number(path)
         for position, entry in enumerate(block.entries):
-            newest[entry.id] = (path, block.offset, position)
+            newest[entry.id] = Place(number, block.offset, position)
     decoder = msgspec.msgpack.Decoder(Episode)
     for path, block in _blocks(run, on_damage, payloads=True):
+        number = shards.shard_number(path)
         for position, (entry, data) in enumerate(_records(block)):
-            if newest.get(entry.id) == (path, block.offset, position):
-                yield _decode(decoder, path, block.offset, entry, data)
+            place = Place(number, block.offset, position)
+            if newest.get(entry.id) == place:
+                yield place, _decode(decoder, path, block.offset, entry, data)
+
+
+def placed(path: Path, block: Block) -> Iterator[tuple[Place, Episode]]:
+    """Every record of a block of the shard at `path`, which is intact, with where it lies."""
+    decoder = msgspec.msgpack.Decoder(Episode)
+    number = shards.shard_number(path)
+    for position, (entry, data) in enumerate(_records(block)):
+        place = Place(number, block.offset, position)
+        yield place, _decode(decoder, path, block.offset, entry, data)
+
+
+class Fetcher:
+    """Single records of one run by their place; keeps the last blocks, for siblings lie close.
+
+    Holds at most `blocks` unpacked blocks, each of some megabytes.
+    """
+
+    def __init__(self, run: Path, *, blocks: int = 16) -> None:
+        self._paths = {shards.shard_number(path): path for path in list_shards(run / SHARDS)}
+        self._run = run
+        self._most = blocks
+        self._kept: OrderedDict[tuple[int, int], list[tuple[Entry, memoryview]]] = OrderedDict()
+        self._decoder = msgspec.msgpack.Decoder(Episode)
+
+    def get(self, place: Place) -> Episode:
+        """The episode there. Raises `RunFolderError` if its block is damaged."""
+        key = place.shard, place.offset
+        records = self._kept.get(key)
+        if records is None:
+            records = self._kept[key] = self._read(place)
+            if len(self._kept) > self._most:
+                self._kept.popitem(last=False)
+        else:
+            self._kept.move_to_end(key)
+        entry, data = records[place.position]
+        return _decode(self._decoder, self._path(place.shard), place.offset, entry, data)
+
+    def _path(self, number: int) -> Path:
+        if number not in self._paths:  # begun since
+            self._paths = {shards.shard_number(p): p for p in list_shards(self._run / SHARDS)}
+        return self._paths[number]
+
+    def _read(self, place: Place) -> list[tuple[Entry, memoryview]]:
+        path = self._path(place.shard)
+        found = shards.read_block(path, place.offset)
+        if found is None:
+            raise RunFolderError(
+                f"{path}: damaged block at byte {place.offset}; restore it from a copy"
+            )
+        return list(_records(found))
 
 
 def iter_ids(run: Path, *, on_damage: OnDamage | None = None) -> Iterator[str]:
@@ -152,14 +225,19 @@ def _intact(
                 case Block():
                     yield path, item
                 case Damage():
-                    if on_damage is None:
-                        raise RunFolderError(
-                            f"{item}. Restore the file from a copy, or go on without those bytes:"
-                            " what is before and after them is readable"
-                        )
-                    on_damage(item)
+                    report(item, on_damage)
                 case End():
                     pass
+
+
+def report(damage: Damage, on_damage: OnDamage | None) -> None:
+    """Tell of a damage, or raise it as `RunFolderError` where nobody is to be told."""
+    if on_damage is None:
+        raise RunFolderError(
+            f"{damage}. Restore the file from a copy, or go on without those bytes:"
+            " what is before and after them is readable"
+        )
+    on_damage(damage)
 
 
 def _pass_over(damage: Damage) -> None:

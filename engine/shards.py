@@ -134,14 +134,17 @@ class ShardWriter:
         self.offset += len(data)
 
 
-def scan(path: Path, *, last: bool, payloads: bool = True) -> Iterator[Block | Damage | End]:
+def scan(
+    path: Path, *, last: bool, payloads: bool = True, start: int = 0
+) -> Iterator[Block | Damage | End]:
     """Everything in a shard in order, with one block in memory at a time; `End` comes last.
 
     `last`: the shard may still be written, so its end may be torn. Without `payloads` their bytes
-    are neither read nor checked. Raises `RunFolderError` for a foreign file or a newer schema.
+    are neither read nor checked. `start`: where an earlier scan left off; what is before it is not
+    told again. Raises `RunFolderError` for a foreign file or a newer schema.
     """
     with _reading(path) as file:
-        yield from _Scan(path, file, last, payloads).items()
+        yield from _Scan(path, file, last, payloads).items(start)
 
 
 def read_index(path: Path) -> tuple[IndexedBlock, ...] | None:
@@ -273,7 +276,7 @@ class _Scan:
         self._size = os.fstat(file.fileno()).st_size
         self._sync = b""
 
-    def items(self) -> Iterator[Block | Damage | End]:
+    def items(self, start: int) -> Iterator[Block | Damage | End]:
         fixed = self._file.read(frames.SHARD_HEADER_BYTES)
         header = frames.parse_shard_header(fixed)
         _refuse_newer(self._path, header)
@@ -282,15 +285,15 @@ class _Scan:
             return
         if header is not None:
             self._sync = header.sync
-            if header.number != shard_number(self._path):
+            if not start and header.number != shard_number(self._path):
                 yield self._damage(0, len(fixed), f"shard {header.number} under another name")
         else:
             self._sync = self._borrow_sync()
-            yield self._damage(0, len(fixed), "damaged shard header")
-        yield from self._frames()
+            if not start:
+                yield self._damage(0, len(fixed), "damaged shard header")
+        yield from self._frames(max(start, frames.SHARD_HEADER_BYTES))
 
-    def _frames(self) -> Iterator[Block | Damage | End]:
-        offset = frames.SHARD_HEADER_BYTES
+    def _frames(self, offset: int) -> Iterator[Block | Damage | End]:
         while offset < self._size:
             head = _read_head(self._file, offset, self._sync)
             following = None if head is None else offset + head.header.frame_bytes

@@ -51,6 +51,8 @@ class Session(Protocol):
 
     prompt: str
     """The text shown first; empty for policies that render none. Set once `act` has run."""
+    opening: str
+    """The first message of `prompt`, before a model's template. Set once `act` has run."""
 
     async def act(self, results: Sequence[CommandResult], budget: Budget) -> Action:
         """The next action, given the results of the previous action's commands.

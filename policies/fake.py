@@ -103,7 +103,7 @@ class FakePolicy:
 class _FakeSession:
     """See `Session`."""
 
-    prompt = "Do what the task says."
+    prompt = opening = "Do what the task says."
 
     def __init__(self, policy: FakePolicy, chance: random.Random) -> None:
         self._policy = policy

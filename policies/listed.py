@@ -11,7 +11,7 @@ NOTHING_LEFT = Action(text="Done.", done=True)
 class ListedSession:
     """Gives the actions one by one, whatever came of them; then says it is done."""
 
-    prompt = ""
+    prompt = opening = ""
 
     def __init__(self, actions: Sequence[Action]) -> None:
         self._left = iter(actions)

@@ -29,7 +29,7 @@ class NoopPolicy(NoServer):
 class NoopSession:
     """Says it is done."""
 
-    prompt = ""
+    prompt = opening = ""
 
     async def act(self, results: Sequence[CommandResult], budget: Budget) -> Action:
         return Action(text="Nothing to do.", done=True)

@@ -96,7 +96,7 @@ class AnswersSession:
     """Gives a model's answers one by one, and is told what came of them as the model would be."""
 
     def __init__(self, agent: AgentProtocol, task: Task, answers: Sequence[str]) -> None:
-        self.prompt = agent.opening(instruction_of(task))
+        self.prompt = self.opening = agent.opening(instruction_of(task))
         self._agent = agent
         self._left = iter(answers)
         self._previous: Parsed | None = None

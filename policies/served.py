@@ -126,7 +126,7 @@ class _Session:
     def __init__(self, policy: ServedPolicy, session: Session) -> None:
         self._policy = policy
         self._session = session
-        self.prompt = ""
+        self.prompt = self.opening = ""
 
     async def act(self, results: Sequence[CommandResult], budget: Budget) -> Action:
         """See `Session.act`."""
@@ -134,7 +134,7 @@ class _Session:
             action = await self._session.act(results, budget)
         except ServerLost as error:
             raise self._policy.lost(error) from error
-        self.prompt = self._session.prompt
+        self.prompt, self.opening = self._session.prompt, self._session.opening
         return action
 
     def observation(self) -> str:

@@ -225,7 +225,7 @@ class _Conversation:
         self._previous: Parsed | None = None
         self._turn = 0
         self._shown = ""
-        self.prompt = ""
+        self.prompt = self.opening = ""
 
     async def act(self, results: Sequence[CommandResult], budget: Budget) -> Action:
         started = time.perf_counter()
@@ -267,7 +267,7 @@ class _Conversation:
     async def _next_ids(self, results: Sequence[CommandResult]) -> tuple[int, ...]:
         """The ids between the last sample and the next one."""
         if self._previous is None:
-            message = self._agent.opening(instruction_of(self._task))
+            message = self.opening = self._agent.opening(instruction_of(self._task))
             found = await self._policy.opening(message)
             self.prompt = found.text
             return found.ids

@@ -41,7 +41,7 @@ class Answers(NoServer):
     version = "1"
     terminal = False
     lost = False
-    prompt = "Go on."
+    prompt = opening = "Go on."
 
     async def __aenter__(self) -> "Answers":
         return self

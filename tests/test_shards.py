@@ -214,11 +214,11 @@ def test_a_stored_output_cannot_pass_for_a_frame(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("field", "told"), [("format", "shard format 3"), ("episode_schema", "episode schema 3")]
+    ("field", "told"), [("format", "shard format 9"), ("episode_schema", "episode schema 9")]
 )
 def test_a_shard_of_a_newer_headrace_is_refused(tmp_path: Path, field: str, told: str) -> None:
     header = frames.ShardHeader(number=0, sync=b"12345678")
-    newer = msgspec.structs.replace(header, **{field: 3})
+    newer = msgspec.structs.replace(header, **{field: 9})
     path = tmp_path / "000000.hrs"
     path.write_bytes(frames.pack_shard_header(newer) + b"whatever" * 9)
     with pytest.raises(RunFolderError, match=f"newer headrace.*{told}.*Upgrade"):

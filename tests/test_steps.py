@@ -239,7 +239,7 @@ class Says:
 
 class TwoTurns:
     def __init__(self, task: Task) -> None:
-        self.prompt = f"prompt: {task.instruction}"
+        self.prompt = self.opening = f"prompt: {task.instruction}"
         self._turn = 0
 
     async def act(self, results: Sequence[CommandResult], budget: Budget) -> Action:

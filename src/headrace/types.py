@@ -10,7 +10,7 @@ from typing import Any
 
 import msgspec
 
-EPISODE_SCHEMA = 2
+EPISODE_SCHEMA = 3
 
 
 class Record(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, gc=False):
@@ -498,7 +498,9 @@ class Episode(Record, frozen=True, kw_only=True):
     provider: str
     instruction: str
     prompt: str = ""
-    """What the policy was shown first, if it renders text."""
+    """What the policy was shown first, if it renders text; for a model, in its template."""
+    opening: str = ""
+    """The first message in `prompt`, before any template; empty where there is none."""
     turns: tuple[Turn, ...] = ()
     observations: tuple[str, ...] = ()
     """What the policy was shown after turn i; one shorter than `turns` when it ended there."""
