@@ -61,7 +61,7 @@ def test_the_commands_are_those_of_the_manual() -> None:
         ("shards", "cat"), ("sweep",), ("export",), ("import",),
         ("doctor",), ("tasks",), ("tasks", "list"), ("tasks", "check"),
         ("images",), ("images", "plan"), ("images", "build"), ("images", "prune"),
-        ("top",), ("limits",), ("trace",),
+        ("top",), ("limits",), ("trace",), ("pairs",),
     }  # fmt: skip
 
 

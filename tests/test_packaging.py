@@ -53,5 +53,7 @@ def test_every_dependency_has_a_line_in_the_dependency_page() -> None:
     for extra in project["optional-dependencies"].values():
         named += extra
     for requirement in named:
+        if requirement.startswith("headrace["):
+            continue  # an extra among the others
         name = requirement.split(">")[0].split("=")[0].split("<")[0].strip()
         assert f"`{name}`" in page, f"{name} is not explained in docs/dependencies.md"

@@ -1,7 +1,7 @@
 """Uses of the public interface that must type-check. mypy reads it; nothing runs it."""
 
 from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from contextlib import aclosing, asynccontextmanager
 from pathlib import Path
 
 from headrace.configs.load import load
@@ -11,6 +11,7 @@ from headrace.engine.events import EpisodeFinished, Event
 from headrace.engine.reader import find, latest_episodes
 from headrace.engine.summary import Summary
 from headrace.policies.base import Budget, ModelLoad, Policy, Session
+from headrace.preferences import Pair, Rule, follow
 from headrace.sandbox.base import Provider, Sandbox, SandboxSpec
 from headrace.sandbox.docker import DockerProvider
 from headrace.sandbox.fake import FakeProvider
@@ -22,7 +23,7 @@ from headrace.verifiers.base import Verifier
 class OneShot:
     """A policy of one's own."""
 
-    prompt = ""
+    prompt = opening = ""
 
     async def act(self, results: Sequence[CommandResult], budget: Budget) -> Action:
         return Action(text="", done=True)
@@ -84,3 +85,12 @@ def read(run: Path) -> dict[str, StopReason]:
 async def by_hand(provider: Provider, spec: SandboxSpec) -> bytes:
     async with provider.open(spec) as sandbox:
         return (await sandbox.run("echo hi", timeout_s=5.0)).stdout
+
+
+async def consume(run: Path) -> None:
+    """Pairs while a run goes on."""
+    async with aclosing(follow(run, [Rule(kind="litecoder")], idle_timeout_s=60)) as pairs:
+        async for pairing in pairs:
+            pair: Pair = pairing.pair
+            chosen: Episode = pairing.chosen
+            del pair, chosen

@@ -12,12 +12,13 @@ from typing import Annotated
 import typer
 
 import headrace
-from headrace.cli import exchange, images, live, machine, reports, runs, shows, tasks
+from headrace.cli import exchange, export, images, live, machine, pairs, reports, runs, shows, tasks
 from headrace.errors import InfrastructureError, UsageError
 
 EXIT_CODES = {
     0: "done",
-    1: "`doctor` found a lack in the way, stdout was closed early, or a bug (with a traceback)",
+    1: "`pairs` or `export` found nothing to write, `doctor` found a lack in the way, stdout was"
+    " closed early, or a bug (with a traceback)",
     2: "a mistake of the user; the message says which",
     3: "the infrastructure failed: the run ended early, or episodes are still owed",
     130: "stopped by Ctrl-C or SIGTERM; what was finished is in the run folder",
@@ -41,7 +42,8 @@ app.add_typer(shows.shards, name="shards")
 app.command("top")(live.top)
 app.command("limits")(live.limits)
 app.command("trace")(live.trace)
-app.command("export")(exchange.export)
+app.command("pairs")(pairs.pairs)
+app.command("export")(export.export)
 app.command("import")(exchange.import_)
 app.add_typer(tasks.app, name="tasks")
 app.add_typer(images.app, name="images")

@@ -63,15 +63,16 @@ def compare(
         raise RunFolderError(f"expected two runs, found {a} twice; give another folder")
     found = compared(views.side(a), views.side(b))
     if json is not None:
-        _save(json, encoded(found))
+        save(json, encoded(found))
     if markdown is not None:
-        _save(markdown, views.markdown(found).encode())
+        save(markdown, views.markdown(found).encode())
     if html is not None:
-        _save(html, views.page(found).encode())
+        save(html, views.page(found).encode())
     result_console().print(views.render(found))
 
 
-def _save(path: Path, data: bytes) -> None:
+def save(path: Path, data: bytes) -> None:
+    """Write a file that the user named. Raises `RunFolderError` where it cannot be."""
     from headrace.engine.run_folder import not_writable, write_atomically
     from headrace.errors import StoreError
 
