@@ -37,16 +37,20 @@ _ABORT = "\x18\x1b\\"  # ends an unfinished sequence, whichever it is
 
 _SKIPPED = re.compile(
     r"\x1b(?:"
-    r"\[[0-9;:]*m"  # colours
+    r"(?:\[[0-?]*[ -/]*|[ ()*+\-./#%])?(?=\x1b)"  # another one begins: this one is given up
+    r"|[PX^_k\]][^\x1b\x07]*(?=\x1b[^\\])"
+    r"|\[[0-9;:]*m"  # colours
     r"|\[[<=>][0-?]*[ -/]*[@-~]"  # private forms that pyte takes for the plain ones
     r"|\[[0-?]*[ -/]+[@-~]"
-    r"|[PX^_][^\x1b\x07]*(?:\x1b\\|\x07)"  # strings of a device or an application
+    r"|[PX^_\]][^\x1b\x07]*(?:\x1b\\|\x07)"  # strings of a device or an application, titles
     r"|k[^\x1b]*\x1b\\"
     r"|[ *+\-./]."
     r")",
     re.DOTALL,
 )
-_UNFINISHED = re.compile(r"\x1b(?:\[[0-?]*[ -/]*|[PX^_k][^\x1b\x07]*\x1b?|[ *+\-./])?\Z", re.DOTALL)
+_UNFINISHED = re.compile(
+    r"\x1b(?:\[[0-?]*[ -/]*|[PX^_k\]][^\x1b\x07]*\x1b?|[ ()*+\-./#%])?\Z", re.DOTALL
+)
 
 
 @lru_cache(maxsize=4096)

@@ -55,6 +55,8 @@ def parse_yaml(text: str, where: str, *, compose: bool = False) -> Yaml:
             loader.dispose()
         return Yaml(value=_plain(value, where), warnings=tuple(loader.repeated))
     except yaml.MarkedYAMLError as e:
+        if "nesting depth" in (e.problem or ""):  # libyaml looks ahead, and has a bound of its own
+            raise TaskError(f"{where}: nested deeper than {MAX_DEPTH}") from None
         raise TaskError(f"{where}: broken YAML: {_located(e)}") from None
     except (
         yaml.YAMLError,

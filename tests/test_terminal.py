@@ -175,6 +175,15 @@ def test_digesting_that_stops_early_loses_nothing() -> None:
     assert told(terminal, b"end").endswith("998\n999\nend")
 
 
+@pytest.mark.parametrize(
+    "begun", [b"\x1b", b"\x1b[", b"\x1b[2;", b"\x1b[?1 ", b"\x1b(", b"\x1b]0;title", b"\x1b_a"]
+)
+def test_a_sequence_that_another_follows_is_given_up(begun: bytes) -> None:
+    terminal = emulator()
+    show(terminal, begun, b"\x1bP", b"\x18\x1b\\", b"\x1bc", b"fine")
+    assert terminal.display() == "fine"
+
+
 @given(st.lists(st.binary(max_size=80) | st.sampled_from(
     [b"\x1b[", b"\x1b]", b"\x1bP", b"\x1b[?1049h", b"\x1b[?1049l", b"\x1b[9999;9999H", b"\x1b[5S",
      b"\x1b[2;3r", b"\x1b[9999L", b"\x1b[9999@", b"\x1b[4h", b"\x1b[?7l", b"\x1b7", b"\x1b8",
