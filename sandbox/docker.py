@@ -20,7 +20,7 @@ import msgspec
 
 from headrace.aio import in_thread, run_shielded
 from headrace.configs.models import ImagesConfig
-from headrace.errors import SandboxError
+from headrace.errors import ProviderGone, SandboxError
 from headrace.sandbox import leases
 from headrace.sandbox.base import Footprint, SandboxSpec
 from headrace.sandbox.compose_docker import Compose
@@ -153,11 +153,14 @@ class DockerProvider:
             yield
 
     async def _remove_left_behind(self) -> None:
+        """Once more; what cannot be removed now was reported, and a sweep finds it."""
         for container in self._left_behind:
             try:
                 await remove(self._engine, container)
+            except ProviderGone:
+                return
             except SandboxError:
-                return  # reported when it happened; a sweep finds it by its labels
+                continue  # an engine that was killed may not know the state of one, but of others
         for project in self._projects_left:
             with suppress(SandboxError):
                 await remove_project(self._engine, project)
