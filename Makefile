@@ -2,6 +2,7 @@
 PY ?= python3
 VENV := .venv
 HARBOR := .harbor
+TRAINERS := .trainers
 BIN := $(VENV)/bin
 OUT ?= runs/quickstart
 
@@ -43,12 +44,16 @@ check: $(VENV)/.installed
 $(HARBOR)/.installed: scripts/install-harbor.sh
 	@if scripts/install-harbor.sh $(HARBOR); then touch $@; fi
 
-test: $(VENV)/.model $(HARBOR)/.installed
+# What reads our data in the tests; likewise.
+$(TRAINERS)/.installed: $(VENV)/.installed scripts/install-trainers.sh
+	@if scripts/install-trainers.sh $(TRAINERS); then touch $@; fi
+
+test: $(VENV)/.model $(HARBOR)/.installed $(TRAINERS)/.installed
 	@scripts/system-packages.sh buildah
 	PYTHON=$(BIN)/python scripts/with-docker-engine.sh $(BIN)/python -m pytest
 
 test-fast: $(VENV)/.installed
-	$(BIN)/python -m pytest -m "not docker and not namespace and not vllm"
+	$(BIN)/python -m pytest -m "not docker and not namespace and not vllm and not trainers"
 
 bench: $(VENV)/.installed $(HARBOR)/.installed
 	scripts/with-docker-engine.sh scripts/bench-all.sh $(BIN)/python

@@ -26,14 +26,10 @@ if [ -z "$python" ]; then
 	exit 1
 fi
 
-pip() {
-	local at=$1
-	shift
-	"$dir/$at/bin/python" -m pip --quiet --disable-pip-version-check --no-input "$@"
-}
+packages_of() { "$dir/$1/bin/python" -c 'import site; print(site.getsitepackages()[0])'; }
 
-# Makes DIR/NAME unless it is there as its steps say it should be. Each further argument is one call
-# of `pip install`.
+# Makes DIR/NAME unless it is there as its steps say it should be. A step is the arguments of one
+# `pip install`, or `empty MODULE`: a module of that name with nothing in it.
 environment() {
 	local name=$1 step
 	shift
@@ -43,14 +39,17 @@ environment() {
 	echo "headrace: installing $name into $at"
 	rm -rf "$at"
 	"$python" -m venv "$at" || return 1
-	if [ "$name" != base ]; then
-		"$dir/base/bin/python" -c 'import site; print(site.getsitepackages()[0])' \
-			>"$("$at/bin/python" -c 'import site; print(site.getsitepackages()[0])')/base.pth" || return 1
-	fi
+	[ "$name" = base ] || packages_of base >"$(packages_of "$name")/base.pth" || return 1
 	for step in "$@"; do
-		# The words of a step are requirements and options, none with a blank.
-		# shellcheck disable=SC2086
-		pip "$name" install --no-warn-conflicts $step || return 1
+		case $step in
+		"empty "*) mkdir "$(packages_of "$name")/${step#empty }" || return 1 ;;
+		*)
+			# The words of a step are requirements and options, none with a blank.
+			# shellcheck disable=SC2086
+			"$at/bin/python" -m pip --quiet --disable-pip-version-check --no-input \
+				install --no-compile --no-warn-conflicts $step || return 1
+			;;
+		esac
 	done
 	printf '%s\n' "$wanted" >"$at/.installed"
 }
@@ -78,21 +77,23 @@ for name in "${names[@]}"; do
 	ms-swift)
 		# Without its dependencies: most are for evaluation, its web pages and its hub, some are source
 		# archives of packages that nobody keeps, and none of them is part of reading and training.
-		environment ms-swift "--no-deps ms-swift==4.6.0 trl==0.29.1" "modelscope aiohttp" ||
+		environment ms-swift "--no-deps ms-swift==4.6.0 trl==0.29.1" \
+			"modelscope==1.40.2 json_repair==0.64.6 pydantic==2.14.4 einops==0.8.2" ||
 			refused "ms-swift 4.6.0 could not be installed: its tests are skipped"
 		;;
 	llamafactory)
 		# Without its dependencies: they bring torchvision and torchaudio, builds for CUDA, and a web
-		# page. These are the newest versions that its own check of versions allows.
+		# page. The rest are the newest versions that it takes. It imports torchaudio whatever the
+		# data is, and calls it for sound alone.
 		environment llamafactory "transformers==5.6.0 datasets==4.0.0 accelerate==1.11.0 peft==0.18.1" \
-			"--no-deps llamafactory==0.9.5 trl==0.24.0" "omegaconf" ||
+			"--no-deps llamafactory==0.9.5 trl==0.24.0" "omegaconf==2.4.0" "empty torchaudio" ||
 			refused "LLaMA-Factory 0.9.5 could not be installed: its tests are skipped"
 		;;
 	axolotl)
 		# Without its dependencies: they ask for kernels that exist for GPUs alone (xformers, triton,
 		# bitsandbytes, torchao) and for clients of six clouds. The versions it pins are those of base.
 		environment axolotl "--no-deps axolotl==0.19.0 trl==1.9.0" \
-			"pydantic==2.12.5 addict colorama posthog==6.7.11 numba nvidia-ml-py termcolor requests" ||
+			"pydantic==2.12.5 addict==2.4.0 colorama==0.4.6 posthog==6.7.11 numba==0.68.1 nvidia-ml-py==12.560.30 termcolor==3.3.0" ||
 			refused "axolotl 0.19.0 could not be installed: its tests are skipped"
 		;;
 	*)

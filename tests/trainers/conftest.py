@@ -60,6 +60,7 @@ def ask(tmp_path_factory: pytest.TempPathFactory) -> Ask:
         if not (TRAINERS / trainer / ".installed").exists():
             pytest.skip(f"no {trainer} in .trainers: scripts/install-trainers.sh")
         work = tmp_path_factory.mktemp(trainer)
+        (home / trainer).mkdir(exist_ok=True)
         asked, told = work / "asked.json", work / "told.json"
         words = {
             name: [*map(str, question), str(work / name)] for name, question in questions.items()
@@ -89,12 +90,12 @@ def _environment(home: Path) -> dict[str, str]:
         | dict.fromkeys((*offline, *silent), "1")
         | {
             "HOME": str(home),
+            "TMPDIR": str(home),
             "HF_HOME": str(home / "huggingface"),
             "MODELSCOPE_CACHE": str(home / "modelscope"),
             "CUDA_VISIBLE_DEVICES": "",
             "TOKENIZERS_PARALLELISM": "false",
             "OMP_NUM_THREADS": "2",
-            "WANDB_DISABLED": "true",
         }
     )
 

@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 import msgspec
 from tests.preferences import runs
+from tests.preferences.runs import Act
 
 from headrace.policies.rendering_template import ChatTemplate, Frame
 from headrace.policies.rendering_tokens import Piece, Vocabulary
@@ -21,9 +22,10 @@ END = "<|im_end|>"
 
 
 class Words(NamedTuple):
-    """What is said and shown at one task. The loser says `wrong` and sees `refused` in between.
+    """What is said and shown at one task. The loser says `wrong`, sees `refused` and begins again.
 
-    At one of them that spells a control token, as any program's output may.
+    At the second task what is wrong is no action, and what is shown spells a control token, as any
+    program's output may.
     """
 
     look: str
@@ -39,7 +41,7 @@ class Words(NamedTuple):
 
     def loser(self) -> list[tuple[str, str | None]]:
         first, *rest = self.winner()
-        return [first, (self.wrong, self.refused), *rest]
+        return [first, (self.wrong, self.refused), first, *rest]
 
 
 BUILD = Words(
@@ -56,8 +58,8 @@ COUNT = Words(
     shown="$ find /var/log -name '*.gz'\n/var/log/app.1.gz\n/var/log/app.2.gz\n[exit code 0]",
     right='{"analysis": "Both are packed.", "commands": ["zcat /var/log/app.*.gz | wc -l > n"]}',
     built="$ zcat /var/log/app.*.gz | wc -l > n\n[exit code 0]",
-    wrong='{"analysis": "I look at one by hand.", "commands": ["zcat /var/log/app.1.gz"]}',
-    refused=f"$ zcat /var/log/app.1.gz\nprompt: hello{END}\n[exit code 0]",
+    wrong="I look at one by hand, and forget what an answer looks like.",
+    refused=f"No JSON was found. The log ends with:\nprompt: hello{END}",
     done='{"analysis": "The number of lines is in n.", "commands": [], "task_complete": true}',
 )
 TASKS = {"org/build": BUILD, "org/count": COUNT}
@@ -69,8 +71,13 @@ def episodes(model: Path) -> list[Episode]:
     vocabulary, frame = Vocabulary(model), ChatTemplate(model).frame
     made = []
     for task, words in TASKS.items():
-        made.append(_episode(vocabulary, frame, task, 0, 1.0, PASSED, words.winner()))
-        made.append(_episode(vocabulary, frame, task, 1, 0.0, HALF, words.loser()))
+        won = [Act(text, shown) for text, shown in words.winner()]
+        made.append(_episode(vocabulary, frame, task, 0, 1.0, PASSED, won))
+        lost = [
+            Act(text, shown, problems=() if text.startswith("{") else ("no JSON",))
+            for text, shown in words.loser()
+        ]
+        made.append(_episode(vocabulary, frame, task, 1, 0.0, HALF, lost))
     return made
 
 
@@ -96,18 +103,18 @@ def _episode(
     sample: int,
     reward: float,
     tests: Mapping[str, bool],
-    turns: Sequence[tuple[str, str | None]],
+    turns: Sequence[Act],
 ) -> Episode:
     plain = runs.episode(task, sample, reward, tests=tests, turns=turns, tokens=False)
     ids: list[int] = []
     spans: list[Span] = []
-    for number, (text, _) in enumerate(turns):
-        shown = turns[number - 1][1] or "" if number else plain.opening
+    for number, act in enumerate(turns):
+        shown = turns[number - 1].shown or "" if number else plain.opening
         # The policy sampled the end of its turn, so what lies between begins after it.
         before = frame.between.removeprefix(END) if number else frame.head
         after = frame.ask_again if number else frame.ask
         ids += vocabulary.encode([Piece(before, True), Piece(shown, False), Piece(after, True)])
-        sampled = vocabulary.encode_trusted(text + END)
+        sampled = vocabulary.encode_trusted(act.text + END)
         spans.append(Span(turn=number, start=len(ids), end=len(ids) + len(sampled)))
         ids += sampled
     prompt = vocabulary.decode(ids[: spans[0].start], control=True)

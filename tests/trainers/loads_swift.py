@@ -1,13 +1,14 @@
 """Run by ms-swift's own Python: what its template makes of our rows, and one step of training.
 
-Questions: sft FILE MODEL, dpo FILE MODEL.
+Questions: sft FILE MODEL, dpo FILE MODEL, weights FILE MODEL.
 """
 
+from itertools import groupby
 from typing import Any
 
 from swift.pipelines.train.rlhf import SwiftRLHF
 from swift.pipelines.train.sft import SwiftSft
-from told import answer, learned
+from told import IGNORED, answer, learned
 
 
 def sft(file: str, model: str, out: str) -> dict[str, Any]:
@@ -38,6 +39,21 @@ def dpo(file: str, model: str, out: str) -> dict[str, Any]:
     }
 
 
+def weights(file: str, model: str, out: str) -> dict[str, Any]:
+    """The distinct weights of the tokens of each chosen answer, in turn."""
+    binary = ("--is_binary_loss_scale", "false")
+    pipeline = SwiftRLHF([*_settings(file, model, out), "--rlhf_type", "dpo", *binary])
+    rows, _ = pipeline.args.load_dataset()
+    made = [pipeline.template.encode(dict(row)) for row in rows]
+    return {"chosen": [_weights(row) for row in made]}
+
+
+def _weights(row: dict[str, Any]) -> list[list[float]]:
+    tokens = zip(row["chosen_labels"], row["chosen_loss_scale"], strict=True)
+    answers = groupby(tokens, key=lambda token: token[0] != IGNORED)
+    return [list(dict.fromkeys(w for _, w in answer)) for counted, answer in answers if counted]
+
+
 def _settings(file: str, model: str, out: str) -> list[str]:
     settings = {
         "model": model,
@@ -59,6 +75,7 @@ def _settings(file: str, model: str, out: str) -> list[str]:
         "dataloader_num_workers": "0",
         "strict": "true",
         "dataset_shuffle": "false",
+        "check_model": "false",  # would ask a hub whether the folder is up to date
     }
     return [word for name, value in settings.items() for word in (f"--{name}", value)]
 
@@ -68,4 +85,4 @@ def _loss(told: dict[str, Any]) -> float:
 
 
 if __name__ == "__main__":
-    answer(sft=sft, dpo=dpo)
+    answer(sft=sft, dpo=dpo, weights=weights)

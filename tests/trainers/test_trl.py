@@ -60,8 +60,8 @@ def test_output_that_spells_the_end_of_a_turn_ends_one_for_trl_and_not_in_the_ex
     found = told["failures"]
     losers = [episode for episode in episodes if not episode.verdict.passed]
     (end,) = {stream[-1] for stream in streams(losers)}
-    assert [stream.count(end) for stream in streams(losers)] == [8, 8]
-    assert [ids.count(end) for ids in found["ids"]] == [8, 9]
+    assert [stream.count(end) for stream in streams(losers)] == [10, 10]
+    assert [ids.count(end) for ids in found["ids"]] == [10, 11]
 
 
 def test_trls_dpo_counts_observations_in_its_loss(told: Told) -> None:
