@@ -131,11 +131,11 @@ class _Session:
     async def act(self, results: Sequence[CommandResult], budget: Budget) -> Action:
         """See `Session.act`."""
         try:
-            action = await self._session.act(results, budget)
+            return await self._session.act(results, budget)
         except ServerLost as error:
             raise self._policy.lost(error) from error
-        self.prompt, self.opening = self._session.prompt, self._session.opening
-        return action
+        finally:  # also where the first call ends the session: it was shown them
+            self.prompt, self.opening = self._session.prompt, self._session.opening
 
     def observation(self) -> str:
         """See `Session.observation`."""

@@ -73,6 +73,7 @@ async def test_the_session_is_shown_what_a_model_would_be() -> None:
     policy = ScriptedPolicy(ScriptedConfig(answers=(answer("ls\n"), answer("x\n", done=True))))
     async with policy.session(task(), 0) as session:
         assert session.prompt.endswith("Say hello.")
+        assert session.opening == session.prompt
         await session.act([], Budget())
         assert session.observation() == ""
         await session.act([RESULT], Budget())

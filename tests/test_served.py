@@ -41,7 +41,7 @@ class Answers(NoServer):
     version = "1"
     terminal = False
     lost = False
-    prompt = opening = "Go on."
+    prompt, opening = "<user>Go on.<assistant>", "Go on."
 
     async def __aenter__(self) -> "Answers":
         return self
@@ -73,7 +73,8 @@ async def act(policy: ServedPolicy) -> Session:
 
 async def test_a_session_is_the_policys_own() -> None:
     session = await act(ServedPolicy(Answers()))
-    assert (session.prompt, session.observation()) == ("Go on.", "seen")
+    told = (session.prompt, session.opening, session.observation())
+    assert told == ("<user>Go on.<assistant>", "Go on.", "seen")
 
 
 async def test_a_server_that_is_not_there_is_tried_again_and_ends_no_run() -> None:

@@ -239,7 +239,8 @@ class Says:
 
 class TwoTurns:
     def __init__(self, task: Task) -> None:
-        self.prompt = self.opening = f"prompt: {task.instruction}"
+        self.opening = task.instruction
+        self.prompt = f"<user>{task.instruction}<assistant>"
         self._turn = 0
 
     async def act(self, results: Sequence[CommandResult], budget: Budget) -> Action:
@@ -333,10 +334,11 @@ async def test_a_steps_tokens_begin_a_new_segment() -> None:
     assert [span.turn for s in episode.segments for span in s.spans] == [0, 1, 2, 3]
 
 
-async def test_after_a_steps_last_turn_the_policy_is_shown_the_next_steps_prompt() -> None:
+async def test_after_a_steps_last_turn_the_policy_is_shown_the_next_steps_opening() -> None:
+    """Without its template: what is shown between turns is stored without one everywhere."""
     episode = await Rig(TWO, {"a": 1.0, "b": 1.0}).drive()
-    assert episode.prompt == "prompt: do a"
-    assert episode.observations == ("after turn 1", "prompt: do b", "after turn 1")
+    assert (episode.prompt, episode.opening) == ("<user>do a<assistant>", "do a")
+    assert episode.observations == ("after turn 1", "do b", "after turn 1")
 
 
 async def test_a_step_below_its_least_reward_is_the_last() -> None:

@@ -35,7 +35,9 @@ async def test_attempts_at_a_task_share_their_first_prompt_and_others_have_their
                     assert action.sample is not None
                     said = chat.vocabulary.decode(action.sample.prompt_ids, control=True)
                     assert said == session.prompt
-                    assert f"Write {task.name} to a file." in session.prompt
+                    assert f"Write {task.name} to a file." in session.opening
+                    assert session.opening in session.prompt
+                    assert "<|im_start|>" not in session.opening
                     found[sample] = (action.sample.prompt_ids, session.prompt)
     finally:
         await asyncio.to_thread(server.__exit__, None, None, None)
