@@ -157,8 +157,8 @@ def measure(folder: Path, number: int) -> dict[str, float | None]:
         "messages_mb_s": min(done.mb_s for done in written.values()),
         **{f"{name.replace('-', '_')}_mb_s": done.mb_s for name, done in written.items()},
         "messages_peak_mb": max(done.peak_mb for done in written.values()),
-        "selected_mb_s": selected.mb_s,
         "selected_s": selected.seconds,
+        "selected_eps_s": number / selected.seconds,
     }
 
 

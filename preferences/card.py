@@ -36,6 +36,9 @@ COLUMNS: Final[Mapping[tuple[str, str], Sequence[Column]]] = {
 
 LOADABLE: Final = ("data/{}-*.parquet", "{}.parquet", "{}.jsonl", "{}.json")
 """Where a split is, in the formats that `datasets` loads."""
+WHOLE_RECORDS: Final = "jsonl"
+"""The format whose rows have nulls and keys of their own: `datasets`, which infers one type from
+the first megabytes, fails at the next ones."""
 
 HUB_LICENCES: Final = frozenset(
     {
@@ -71,13 +74,15 @@ def card(folder: Path, made: Made) -> str:
         made=made,
         licence=licence if licence in HUB_LICENCES else "other",
         models=sorted({run.model for run in made.runs if run.model}),
-        splits=[Split(name, rows, _path(folder, name)) for name, rows in made.rows.items()],
+        splits=[Split(name, rows, _path(folder, name, made)) for name, rows in made.rows.items()],
         options=list(_flat(made.options)),
         columns=COLUMNS.get((made.format, made.kind), ()),
     )
 
 
-def _path(folder: Path, split: str) -> str | None:
+def _path(folder: Path, split: str, made: Made) -> str | None:
+    if made.format == WHOLE_RECORDS:
+        return None
     patterns = (pattern.format(split) for pattern in LOADABLE)
     return next((pattern for pattern in patterns if any(folder.glob(pattern))), None)
 

@@ -36,6 +36,12 @@ ENDED_INSIDE: Final = (
 """How our protocols' problems and warnings begin for a text that ends in the middle."""
 
 
+def _are_paths(given: tuple[str, ...]) -> tuple[str, ...]:
+    if any(not one.rstrip("/") for one in given):
+        raise ValueError("expected paths, found '/', below which everything is")
+    return given
+
+
 def _are_patterns(given: tuple[str, ...]) -> tuple[str, ...]:
     for one in given:
         try:
@@ -73,14 +79,16 @@ class Selection(Section):
     """... comes so many times in a row."""
     refusals: Annotated[tuple[str, ...], AfterValidator(_are_patterns)] = (
         r"\bI(?:['’]m| am) (?:sorry|afraid)\b.{0,20}\bI (?:can(?:['’]t|not| not)|am unable)\b",
-        r"\bI (?:can(?:['’]t|not| not)|won['’]t|will not) (?:help|assist|comply|fulfil)",
+        r"\bI (?:can(?:['’]t|not| not)|won['’]t|will not) (?:help(?! but\b)|assist|comply|fulfil)",
         r"\bI(?:['’]m| am) (?:unable|not able) to (?:help|assist|comply|fulfil)",
         r"\bI (?:must|have to) (?:refuse|decline)\b",
         r"\bI (?:refuse|decline) to\b",
         r"\b[Aa]s an AI\b",
     )
     """`refusal`: regular expressions over the words of turns without a command; case is ignored."""
-    test_paths: tuple[Text, ...] = ("/tests", "/solution", "/oracle", "/logs/verifier")
+    test_paths: Annotated[tuple[Text, ...], AfterValidator(_are_paths)] = (
+        "/tests", "/solution", "/oracle", "/logs/verifier",
+    )  # fmt: skip
     """`test_access`: a command names one of these, and the task itself does not."""
     max_overlap: Share = 0.0
     """`overlap`: a larger share of a text's n-grams is in a benchmark."""
@@ -271,8 +279,10 @@ def _compiled(patterns: tuple[str, ...]) -> tuple[re.Pattern[str], ...]:
 
 @cache
 def _paths(paths: tuple[str, ...]) -> re.Pattern[str] | None:
-    """Any of the paths as a whole: neither `/app/tests` nor `/tests2` is `/tests`."""
+    """Any of the paths as a whole: none of `/app/tests`, `$HERE/tests`, `*/tests`, `/tests2` and
+    `/tests.log` is `/tests`.
+    """
     if not paths:
         return None
     names = "|".join(re.escape(path.rstrip("/")) for path in sorted(paths, key=len, reverse=True))
-    return re.compile(rf"(?<![\w.~-])(?:{names})(?![\w-])")
+    return re.compile(rf"(?<![\w.~*?)}}\]/-])/*({names})(?![\w-]|\.\w)")

@@ -2,7 +2,7 @@
 
 Rule: what comes is, when the run has ended, what `headrace pairs` makes of it with the same rules;
 a group's pairs come as soon as that is certain (`pending`). Reading is in a thread, memory holds
-one block and the attempts of groups that wait. Nothing is written, and the run knows of nobody
+a few blocks and the attempts of groups that wait. Nothing is written, and the run knows of nobody
 who follows it.
 
 A run that is resumed after its end is another one to follow: attempts that had failed are then
@@ -10,6 +10,7 @@ tried again, and what was certain is certain no more.
 """
 
 import asyncio
+import os
 import time
 from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
 from pathlib import Path
@@ -116,6 +117,7 @@ class _Follower:
         found: list[Found] = []
         spent = self._no_try_is_left()
         for place, episode in records:
+            self._source.refuse_another(episode, self._path)
             one = attempt(episode, 0, place)
             found += self._pending.offer(one, final=one.counted or spent)
         return found
@@ -160,7 +162,7 @@ def _planned(manifest: RunManifest) -> int | None:
 async def _begun(path: Path, begin_s: float, poll_s: float) -> None:
     until = time.monotonic() + begin_s
     while True:
-        there = await in_thread((path / RUN_FILE).exists)
+        there = await in_thread(os.path.exists, path / RUN_FILE)  # no error where it is forbidden
         left_s = until - time.monotonic()
         if there or left_s <= 0:
             return

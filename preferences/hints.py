@@ -1,14 +1,17 @@
 """Marked hints: text that helped the policy to act, and that a model is not to learn to expect.
 
 Rule: what stands between the marks, and the marks, go from what the policy was shown: instruction,
-prompt, opening and observations. Its own words stay as they are, and so do its tokens: a stream
-without the hint is another stream, which nobody sampled. So data with tokens leaves such an
-episode out, and what is stripped here has no tokens any more.
+prompt, opening and observations; and from what commands printed, which observations are made of.
+Its own words stay as they are, and so do its tokens: a stream without the hint is another stream,
+which nobody sampled. So data with tokens leaves such an episode out, and what is stripped here has
+no tokens any more.
 """
+
+from collections.abc import Iterator
 
 import msgspec
 
-from headrace.types import Episode, Segment
+from headrace.types import CommandResult, Episode, Segment, Turn
 
 
 def has_hints(episode: Episode, start: str) -> bool:
@@ -17,10 +20,15 @@ def has_hints(episode: Episode, start: str) -> bool:
 
 
 def without_hints(episode: Episode, start: str, end: str) -> Episode:
-    """The episode as if no hint had been shown; the episode itself if none was.
+    """The episode as if there had been no hint; the episode itself if there was none.
 
-    Its spans stay, for they tell contexts and sampled tokens; ids and log-probabilities go.
+    Its spans stay, for they tell contexts and sampled tokens; ids and log-probabilities go if a
+    hint was shown.
     """
+    mark = start.encode()
+    if any(mark in printed for turn in episode.turns for printed in _printed(turn)):
+        turns = tuple(_quiet(turn, start, end) for turn in episode.turns)
+        episode = msgspec.structs.replace(episode, turns=turns)
     if not has_hints(episode, start):
         return episode
     return msgspec.structs.replace(
@@ -55,6 +63,27 @@ def stripped(text: str, start: str, end: str) -> str:
         at = text.find(start, begin)
     kept.append(text[begin:])
     return "".join(kept)
+
+
+def _printed(turn: Turn) -> Iterator[bytes]:
+    for result in turn.results:
+        yield from (result.stdout, result.stderr, result.screen or b"")
+
+
+def _quiet(turn: Turn, start: str, end: str) -> Turn:
+    results = tuple(_without(result, start, end) for result in turn.results)
+    return msgspec.structs.replace(turn, results=results)
+
+
+def _without(result: CommandResult, start: str, end: str) -> CommandResult:
+    def clean(data: bytes) -> bytes:
+        text = data.decode("utf-8", "surrogateescape")  # whatever bytes: the same come back
+        return stripped(text, start, end).encode("utf-8", "surrogateescape")
+
+    screen = None if result.screen is None else clean(result.screen)
+    return msgspec.structs.replace(
+        result, stdout=clean(result.stdout), stderr=clean(result.stderr), screen=screen
+    )
 
 
 def _shown(episode: Episode) -> tuple[str, ...]:

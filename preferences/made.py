@@ -8,7 +8,7 @@ from typing import Any
 import headrace
 from headrace.engine.evaluation_report import digest_of
 from headrace.engine.run_folder import RunManifest
-from headrace.preferences.source import Source, model_of
+from headrace.preferences.source import Source, model_name
 from headrace.types import Record
 
 MADE_SCHEMA = 1
@@ -56,6 +56,11 @@ class Made(Record, frozen=True, kw_only=True):
     damaged: tuple[str, ...] = ()
 
 
+def spelled(text: str) -> str:
+    """`text` as it can be stored: what is not UTF-8, as in the name of a folder, is spelled out."""
+    return text.encode("utf-8", "backslashreplace").decode()
+
+
 def made_from(source: Source) -> tuple[MadeFrom, ...]:
     """The runs of a source."""
     return tuple(_one(manifest) for manifest in source.manifests)
@@ -68,7 +73,7 @@ def _one(manifest: RunManifest) -> MadeFrom:
         headrace=manifest.headrace,
         policy=manifest.policy,
         policy_version=manifest.policy_version,
-        model=model_of(manifest),
+        model=model_name(manifest),
         tasks=len(manifest.tasks),
         tasks_digest=digest_of(manifest.tasks),
         config_digest=manifest.config_digest,

@@ -3,16 +3,22 @@
 Rule: what is at the place stays until then; nothing is left of a write that failed or was stopped.
 """
 
+import ctypes
 import os
 import secrets
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Final
 
 from headrace.engine.run_folder import not_writable
 from headrace.errors import RunFolderError, StoreError
 from headrace.preferences.made import MADE_FILE
+
+_libc = ctypes.CDLL(None, use_errno=True)
+_AT_FDCWD: Final = -100
+_RENAME_EXCHANGE: Final = 2
 
 
 @contextmanager
@@ -24,23 +30,35 @@ def replacing(out: Path, *, overwrite: bool) -> Iterator[Path]:
     """
     out = out.absolute()
     _refuse(out, overwrite)
+    missing = [folder for folder in out.parents if not os.path.exists(folder)]
     fresh = out.with_name(f".{out.name}.{secrets.token_hex(4)}.tmp")
     try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        fresh.mkdir()
-    except OSError as e:
-        raise not_writable(f"{out} cannot be made", e) from e
-    try:
+        try:
+            out.parent.mkdir(parents=True, exist_ok=True)
+            fresh.mkdir()
+        except OSError as e:
+            raise not_writable(f"{out} cannot be made", e) from e
         try:
             yield fresh
+            _refuse(out, overwrite)  # somebody else may have been there meanwhile
             _put(fresh, out)
         except OSError as e:
             raise StoreError(f"{out} cannot be written: {e.strerror or e}") from e
     finally:
         shutil.rmtree(fresh, ignore_errors=True)
+        for folder in missing:  # innermost first; those that hold something stay
+            with suppress(OSError):
+                folder.rmdir()
 
 
 def _refuse(out: Path, overwrite: bool) -> None:
+    try:
+        _refuse_what_is_there(out, overwrite)
+    except OSError as e:
+        raise not_writable(f"{out} cannot be made", e) from e
+
+
+def _refuse_what_is_there(out: Path, overwrite: bool) -> None:
     if out.is_dir() and not out.is_symlink():
         if not any(out.iterdir()):
             return
@@ -59,15 +77,30 @@ def _refuse(out: Path, overwrite: bool) -> None:
 
 
 def _put(fresh: Path, out: Path) -> None:
-    """Two renames: between them there is no folder, and never half of one."""
-    if not out.exists():
-        os.rename(fresh, out)
-        return
-    old = out.with_name(f".{out.name}.{secrets.token_hex(4)}.old")
-    os.rename(out, old)
+    """Afterwards what was at `out` is gone, or at `fresh`."""
     try:
-        os.rename(fresh, out)
+        os.rename(fresh, out)  # nothing is there, or an empty folder
     except OSError:
-        os.rename(old, out)
+        if not out.is_dir():
+            raise
+        _exchange(fresh, out)
+
+
+def _exchange(fresh: Path, out: Path) -> None:
+    call = getattr(_libc, "renameat2", None)
+    names = (_AT_FDCWD, os.fsencode(fresh), _AT_FDCWD, os.fsencode(out))
+    if call is None or call(*names, _RENAME_EXCHANGE) != 0:
+        in_two_steps(fresh, out)
+
+
+def in_two_steps(fresh: Path, out: Path) -> None:
+    """Where the file system cannot exchange two names; a stop between the steps is undone."""
+    old = out.with_name(f".{out.name}.{secrets.token_hex(4)}.old")
+    try:
+        os.rename(out, old)
+        os.rename(fresh, out)
+    except BaseException:
+        if old.exists() and not out.exists():
+            os.rename(old, out)
         raise
     shutil.rmtree(old, ignore_errors=True)

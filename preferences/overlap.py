@@ -59,8 +59,8 @@ def benchmark_texts(folder: Path) -> Iterator[str]:
 
     A task that cannot be read is compared by its files. Raises `UsageError` for what is no folder.
     """
-    if not folder.is_dir():
-        found = "a file" if folder.exists() else "nothing"
+    if not os.path.isdir(folder):  # no error for a name that cannot be looked up
+        found = "a file" if os.path.exists(folder) else "nothing"
         raise UsageError(f"{folder}: expected a folder of tasks or texts, found {found}")
     try:
         found_tasks = catalog.load(str(folder.resolve()))

@@ -13,18 +13,25 @@ from typing import Any, Final, NamedTuple
 import msgspec
 
 from headrace.engine.shards import Damage
-from headrace.errors import RunFolderError, UsageError
 from headrace.preferences import card
 from headrace.preferences.attempt import Attempt
 from headrace.preferences.counting import Counting, attempts_left_out
 from headrace.preferences.formats.base import Context, PairFormat
 from headrace.preferences.inventory import digests, write_made
-from headrace.preferences.made import Made, made_from
-from headrace.preferences.making import OnProgress, context, refuse_tokenizers, silent
+from headrace.preferences.made import Made, made_from, spelled
+from headrace.preferences.making import (
+    UNKNOWN_LICENCE,
+    Nothing,
+    OnProgress,
+    context,
+    refuse_numbers,
+    refuse_place,
+    refuse_tokenizers,
+    silent,
+)
 from headrace.preferences.output import replacing
 from headrace.preferences.pair import Pair, Pairing
 from headrace.preferences.pairing import Key, Proposed, groups, key_of, outcomes, propose
-from headrace.preferences.phi import check_gamma
 from headrace.preferences.rules import Rule
 from headrace.preferences.settling import Needs, settle, where
 from headrace.preferences.source import Source, model_of, told
@@ -33,7 +40,6 @@ from headrace.preferences.tally import Outcomes, PairsTally
 
 INDEX: Final = "index.jsonl"
 """Every pair without its trajectories, one a line, in the order of the rows."""
-UNKNOWN_LICENCE: Final = "unknown"
 
 Finish = Callable[[PairsTally, Path], None]
 """Writes more into the new folder, such as the report."""
@@ -53,10 +59,6 @@ class _Found(NamedTuple):
 
     two: Proposed
     rule: Rule
-
-
-class _Nothing(Exception):
-    """Leaves the new folder, so that nothing becomes of it."""
 
 
 def make_pairs(
@@ -81,23 +83,23 @@ def make_pairs(
     belong together and for an `out` that is in use, `StoreError` when the disk fails.
     `on_progress` is called once for each attempt and each proposed pair.
     """
-    _refuse_numbers(validation, gamma)
+    refuse_numbers(validation, gamma)
     source = Source(runs, allow_mixed_policies=allow_mixed_policies)
     refuse_tokenizers(source, format)
-    _refuse_place(out, runs)
+    refuse_place(out, runs)
     making = _Making(source, rules, format, on_progress or silent)
     given = {"validation": validation, "gamma": gamma, "licence": licence, "command": command}
     try:
         with replacing(out, overwrite=overwrite) as folder:
-            making.write(folder, context(out, source, gamma), validation)
+            making.write(folder, context(source, gamma), validation)
             if not making.written:
-                raise _Nothing
+                raise Nothing
             tally = making.tally(digests(folder), given)
             write_made(folder, tally.made)
             card.write(folder, tally.made)
             if finish is not None:
                 finish(tally, folder)
-    except _Nothing:
+    except Nothing:
         tally = making.tally({}, given)
     return PairsMade(tally, making.written, tuple(source.damages))
 
@@ -151,12 +153,12 @@ class _Making:
         """What came of it. `files`: their digests. `given`: what the caller asked for."""
         source, counting = self._source, self._counting
         made = Made(
-            command=given["command"],
+            command=spelled(given["command"]),
             kind="pairs",
             format=self._format.name,
             runs=made_from(source),
             mixed_policies=source.mixed,
-            licence=given["licence"],
+            licence=spelled(given["licence"]),
             options={
                 "rules": [rule.model_dump() for rule in self._rules],
                 "validation": given["validation"],
@@ -166,7 +168,7 @@ class _Making:
             left_out=attempts_left_out(counting.left_out),
             rows=dict(counting.rows),
             files=dict(files),
-            damaged=tuple(told(damage) for damage in source.damages),
+            damaged=tuple(spelled(told(damage)) for damage in source.damages),
         )
         return counting.tally(made, self._outcomes, self._groups)
 
@@ -218,18 +220,3 @@ class _Making:
 def _place(found: _Found) -> tuple[Key, Key, Key]:
     chosen, rejected = key_of(found.two.chosen), key_of(found.two.rejected)
     return max(chosen, rejected), chosen, rejected
-
-
-def _refuse_numbers(validation: float, gamma: float | None) -> None:
-    if not 0.0 <= validation <= 1.0:
-        raise UsageError(f"expected a share from 0 to 1 for validation, found {validation}")
-    if gamma is not None:
-        check_gamma(gamma)
-
-
-def _refuse_place(out: Path, runs: Sequence[Path]) -> None:
-    """To overwrite a run with its pairs would lose it."""
-    place = out.resolve()
-    for run in runs:
-        if place == run.resolve() or place in run.resolve().parents:
-            raise RunFolderError(f"{out} holds the run {run}; give another folder with --out")

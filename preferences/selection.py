@@ -26,8 +26,17 @@ from headrace.preferences.formats.base import (
     Writer,
 )
 from headrace.preferences.inventory import digests, write_made
-from headrace.preferences.made import Made, made_from
-from headrace.preferences.making import OnProgress, context, refuse_tokenizers, silent
+from headrace.preferences.made import Made, made_from, spelled
+from headrace.preferences.making import (
+    UNKNOWN_LICENCE,
+    Nothing,
+    OnProgress,
+    context,
+    refuse_numbers,
+    refuse_place,
+    refuse_tokenizers,
+    silent,
+)
 from headrace.preferences.output import replacing
 from headrace.preferences.overlap import Overlap
 from headrace.preferences.sieve import Sieve, Wants, call_tokens
@@ -36,7 +45,6 @@ from headrace.types import Record
 
 SELECTION_SCHEMA: Final = 1
 SELECTION_FILE: Final = "selection.json"
-UNKNOWN_LICENCE: Final = "unknown"
 SEVERAL_CONTEXTS: Final = "several_contexts"
 NOT_HELD: Final = "not_held"
 WRITE_TOKENS: Final = frozenset({"exact", "datasets", "parquet", "atif", "jsonl"})
@@ -88,10 +96,6 @@ class Selecting(NamedTuple):
         return sum(self.tally.rows.values())
 
 
-class _Nothing(Exception):
-    """Leaves the new folder, so that nothing becomes of it."""
-
-
 def select(
     runs: Sequence[Path],
     out: Path,
@@ -112,11 +116,14 @@ def select(
     `validation`: the share of the tasks whose trajectories go to the validation split.
     `benchmarks`: folders of tasks or texts that nothing written may overlap with. Without a row
     nothing is written, and what is at `out` stays. Raises `RunFolderError` for runs that do not
-    belong together and for an `out` that is in use, `UsageError` for a benchmark without a text
-    and an extra that is not installed, `StoreError` when the disk fails.
+    belong together and for an `out` that is in use, `UsageError` for a benchmark without a text,
+    a share or discount outside [0, 1] and an extra that is not installed, `StoreError` when the
+    disk fails.
     """
+    refuse_numbers(validation, gamma)
     source = Source(runs, allow_mixed_policies=allow_mixed_policies)
     refuse_tokenizers(source, format)
+    refuse_place(out, runs)
     sieve = Sieve(
         selection,
         Wants(tokens=format.needs_tokens, writes_tokens=format.name in WRITE_TOKENS),
@@ -127,11 +134,11 @@ def select(
     selecting = _Selecting(source, sieve, selection)
     try:
         with replacing(out, overwrite=overwrite) as folder:
-            with format.open(folder, context(out, source, gamma)) as writer:
+            with format.open(folder, context(source, gamma)) as writer:
                 selecting.write(writer, on_progress or silent)
             tally = selecting.tally()
             if not tally.splits:
-                raise _Nothing
+                raise Nothing
             (folder / SELECTION_FILE).write_bytes(
                 msgspec.json.format(msgspec.json.encode(tally), indent=2) + b"\n"
             )
@@ -139,7 +146,7 @@ def select(
                 "selection": tally.selection,
                 "validation": validation,
                 "gamma": gamma,
-                "benchmarks": [path.absolute().name for path in benchmarks],
+                "benchmarks": [spelled(path.absolute().name) for path in benchmarks],
             }
             made = _made(
                 tally, source, digests(folder), options,
@@ -147,7 +154,7 @@ def select(
             )  # fmt: skip
             write_made(folder, made)
             card.write(folder, made)
-    except _Nothing:
+    except Nothing:
         tally = selecting.tally()
     return Selecting(tally, tuple(source.damages))
 
@@ -157,12 +164,12 @@ def _made(
     command: str, format: str, licence: str,
 ) -> Made:  # fmt: skip
     return Made(
-        command=command,
+        command=spelled(command),
         kind="trajectories",
         format=format,
         runs=made_from(source),
         mixed_policies=source.mixed,
-        licence=licence,
+        licence=spelled(licence),
         options=options,
         attempts=tally.attempts,
         left_out=tally.left_out,
@@ -203,7 +210,7 @@ class _Selecting:
             left_out=dict(self._left_out.most_common()),
             failed=dict(self._sieve.failed.most_common()),
             splits={name: split.tally() for name, split in self._splits.items() if split.rows},
-            damaged=tuple(told(damage) for damage in self._source.damages),
+            damaged=tuple(spelled(told(damage)) for damage in self._source.damages),
         )
 
 

@@ -74,7 +74,7 @@ class Sieve:
         """The trajectory as it is to be written, or the name of the filter that leaves it out."""
         selection = self._selection
         hinted = not selection.keep_hints and has_hints(episode, selection.hint_start)
-        if hinted:
+        if not selection.keep_hints:
             episode = without_hints(episode, selection.hint_start, selection.hint_end)
         found = list(self._faults(attempt, episode, hinted=hinted))
         self.failed.update(found)

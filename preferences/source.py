@@ -7,6 +7,7 @@ not, and then that is recorded.
 
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Final
 
 import msgspec
 
@@ -16,6 +17,11 @@ from headrace.engine.shards import Damage
 from headrace.errors import RunFolderError
 from headrace.preferences.attempt import Attempt, attempt
 from headrace.types import Episode
+
+_ONE_POLICY: Final = (
+    "Give runs of one policy, or --allow-mixed-policies for off-policy data; it is recorded with"
+    " what is made"
+)
 
 
 class Source:
@@ -32,6 +38,8 @@ class Source:
         self.damages: list[Damage] = []
         """What could not be read, as far as was read."""
         self._fetchers: dict[int, Fetcher] = {}
+        self._policy: tuple[str, str] | None = None
+        """Name and version of the first attempt's, where only one is allowed."""
         _once_each(self.paths, self.manifests)
         if not allow_mixed_policies:
             _of_one(self.paths, self.manifests)
@@ -42,10 +50,29 @@ class Source:
         return tuple(dict.fromkeys(model_of(manifest) or "unknown" for manifest in self.manifests))
 
     def episodes(self) -> Iterator[tuple[Attempt, Episode]]:
-        """The newest record of every attempt, run by run in the order of storing."""
+        """The newest record of every attempt, run by run in the order of storing.
+
+        Raises `RunFolderError` for a run that holds attempts of several policies, as one that was
+        imported can, unless they may be mixed.
+        """
         for number, run in enumerate(self.paths):
             for place, episode in latest_placed(run, on_damage=self.damages.append):
+                self.refuse_another(episode, run)
                 yield attempt(episode, number, place), episode
+
+    def refuse_another(self, episode: Episode, run: Path) -> None:
+        """Raises `RunFolderError` for an attempt of another policy than the first one's."""
+        if self.mixed:
+            return
+        policy = episode.policy, episode.policy_version
+        self._policy = self._policy or policy
+        if policy[1] != self._policy[1]:
+            both = " and ".join(
+                f"{name} {version[:12]}" for name, version in (self._policy, policy)
+            )
+            raise RunFolderError(
+                f"expected attempts of one policy, found {both} in {run}. {_ONE_POLICY}"
+            )
 
     def fetch(self, wanted: Attempt) -> Episode:
         """The whole record of an attempt. Raises `RunFolderError` if it is damaged."""
@@ -69,6 +96,12 @@ def model_of(manifest: RunManifest) -> str | None:
     return model if isinstance(model, str) and model else None
 
 
+def model_name(manifest: RunManifest) -> str | None:
+    """The model as others may know it: of one in a folder, the folder's name and not its place."""
+    model = model_of(manifest)
+    return None if model is None else Path(model).name or model
+
+
 def _once_each(paths: Sequence[Path], manifests: Sequence[RunManifest]) -> None:
     seen: dict[str, Path] = {}
     for path, manifest in zip(paths, manifests, strict=True):
@@ -87,7 +120,5 @@ def _of_one(paths: Sequence[Path], manifests: Sequence[RunManifest]) -> None:
         if len(set(each)) > 1:
             lines = "\n".join(f"  {path}: {it}" for path, it in zip(paths, each, strict=True))
             raise RunFolderError(
-                f"expected runs of one {what}, found {len(set(each))}:\n{lines}\n"
-                "Give runs of one policy, or --allow-mixed-policies for off-policy data; it is"
-                " recorded with what is made"
+                f"expected runs of one {what}, found {len(set(each))}:\n{lines}\n{_ONE_POLICY}"
             )

@@ -37,8 +37,6 @@ class Selected(NamedTuple):
 class Context(NamedTuple):
     """What a writer may know of the whole."""
 
-    name: str
-    """Of the data set: the output folder's."""
     models: tuple[str | None, ...]
     """The model of each run, by its position (`Attempt.run`)."""
     runs: tuple[str, ...]
@@ -62,7 +60,7 @@ class _Format(Protocol):
 
     @property
     def about(self) -> str:
-        """One line for `--help` and the reference page."""
+        """What it writes, in one line, for whoever lists formats in Python."""
 
     @property
     def needs_tokens(self) -> bool:
@@ -143,12 +141,11 @@ class JsonTrajectories:
     name: str
     about: str
     rows: Callable[[Selected, Context], Iterator[Row]]
-    array: bool = False
     needs_tokens: bool = field(default=False)
 
     def open(self, folder: Path, context: Context) -> JsonWriter[Selected]:
         """See `TrajectoryFormat.open`."""
-        return JsonWriter(folder, self.rows, context, array=self.array)
+        return JsonWriter(folder, self.rows, context)
 
 
 @dataclass(frozen=True)

@@ -4,8 +4,8 @@ Rules: the frames are those of a run's shards (`engine/shards.py`), for they are
 byte and read with one block in memory; the records are not, and each says so itself. A folder
 without `run.json` and without `shards/` is no run.
 
-What is written is durable once the folder is in its place, not before: nothing is acknowledged on
-the way, so nothing is synced on the way.
+Nothing is synced: a power cut may lose what was written in its last seconds, and it can be made
+again.
 """
 
 from collections.abc import Callable

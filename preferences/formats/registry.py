@@ -4,9 +4,9 @@ Rule: plain tables; a format's module is imported when it is asked for, so that 
 format is needed for another.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from importlib import import_module
-from typing import Any, cast
+from typing import Any, Final, cast
 
 from headrace.errors import UsageError
 from headrace.preferences.formats.base import PairFormat, TrajectoryFormat
@@ -40,6 +40,10 @@ TRAJECTORIES: Mapping[str, str] = {
 }
 """Formats of single trajectories. `harbor-job` is none: it writes a run, not a selection."""
 
+WEIGHTED_PAIRS: Final = ("exact", "datasets", "ms-swift")
+WEIGHTED_TRAJECTORIES: Final = ("exact", "datasets", "parquet")
+"""Those that have a place for DMPO weights."""
+
 
 def pair_format(name: str) -> PairFormat:
     """The format of that name. Raises `UsageError`."""
@@ -49,6 +53,15 @@ def pair_format(name: str) -> PairFormat:
 def trajectory_format(name: str) -> TrajectoryFormat:
     """The format of that name. Raises `UsageError`."""
     return cast(TrajectoryFormat, _load(TRAJECTORIES, name, "trajectories"))
+
+
+def refuse_gamma(name: str, weighted: Sequence[str]) -> None:
+    """Raises `UsageError` unless the format has a place for DMPO weights."""
+    if name not in weighted:
+        raise UsageError(
+            f"--gamma: {name} has no place for DMPO weights; leave it out, or take"
+            f" {', '.join(weighted[:-1])} or {weighted[-1]}"
+        )
 
 
 def _load(table: Mapping[str, str], name: str, what: str) -> Any:

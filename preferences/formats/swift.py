@@ -5,7 +5,8 @@ answer alone. An answer that could not be read as an action, or is empty, has no
 trajectory is imitated; of a pair, every answer from its start on has one.
 
 `loss_scale` has the DMPO weight of each answer where a discount was given. ms-swift's own trainers
-do not multiply a preference loss by it; one that does is the user's to write.
+do not multiply a preference loss by it; one that does is the user's to write (what its template
+makes of the weights: `docs/reference/exports.md`).
 """
 
 from collections.abc import Iterator

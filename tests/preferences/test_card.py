@@ -111,7 +111,7 @@ def test_each_split_that_can_be_loaded_is_named_with_its_files(
 @pytest.mark.parametrize("name", ["train.parquet", "train.jsonl", "train.json"])
 def test_a_split_of_one_file_is_named_by_it(tmp_path: Path, name: str) -> None:
     (tmp_path / name).write_bytes(b"")
-    (config,) = head(written(tmp_path, made()))["configs"]
+    (config,) = head(written(tmp_path, made(format="trl")))["configs"]
     assert config["data_files"] == [{"split": "train", "path": name}]
 
 
@@ -120,6 +120,11 @@ def test_what_datasets_cannot_load_is_not_offered_to_it(source: Source, tmp_path
     text = written(tmp_path / "out", made(format="exact"))
     assert "configs" not in head(text)
     assert 'read_exact("FOLDER", "train")' in text
+
+
+def test_whole_records_have_no_one_type_and_are_not_offered_to_datasets(tmp_path: Path) -> None:
+    (tmp_path / "train.jsonl").write_bytes(b"")
+    assert "configs" not in head(written(tmp_path, made(format="jsonl")))
 
 
 # --- the rest -------------------------------------------------------------------------------

@@ -280,7 +280,7 @@ def test_without_pyarrow_the_message_says_what_to_install(tmp_path: Path) -> Non
         "from pathlib import Path\n"
         "from headrace.errors import UsageError\n"
         "from headrace.preferences.formats import base, parquet\n"
-        "try: parquet.EPISODES.open(Path('x'), base.Context('n', (), ()))\n"
+        "try: parquet.EPISODES.open(Path('x'), base.Context((), ()))\n"
         "except UsageError as e: print(e)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -28,6 +28,7 @@ from headrace.preferences.exact_reader import read_exact
 from headrace.preferences.formats import exact
 from headrace.preferences.formats.base import TRAIN, VALIDATION, Selected
 from headrace.preferences.formats.exact import ExactWriter
+from headrace.preferences.pair import Divergence, Pair, Side
 from headrace.preferences.source import Source
 from headrace.types import Segment, Span
 
@@ -343,6 +344,10 @@ def test_the_page_names_every_field() -> None:
     names = {name for cell in told for name in re.findall(r"`(\w+)`", cell)}
     for record in (ExactEpisode, ExactPair, Segment):
         assert {f.name for f in msgspec.structs.fields(record)} <= names
+    (of_a_pair,) = (line for line in PAGE.splitlines() if line.startswith("| `pair` | map |"))
+    told = set(re.findall(r"`(\w+)`", of_a_pair))
+    for record in (Pair, Side, Divergence):
+        assert {f.name for f in msgspec.structs.fields(record)} <= told
 
 
 def test_the_reader_of_the_page_reads_what_was_written(

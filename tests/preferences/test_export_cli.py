@@ -19,8 +19,9 @@ HEADRACE = Path(sysconfig.get_path("scripts")) / "headrace"
 def headrace(*arguments: str | Path, cwd: Path | None = None) -> "subprocess.CompletedProcess[str]":
     environment = {**os.environ, "COLUMNS": "120", "NO_COLOR": "1"}
     return subprocess.run(
-        [HEADRACE, *arguments], capture_output=True, text=True, timeout=50, env=environment, cwd=cwd
-    )
+        [HEADRACE, *arguments],
+        capture_output=True, text=True, errors="replace", timeout=50, env=environment, cwd=cwd,
+    )  # fmt: skip
 
 
 @pytest.fixture
@@ -76,6 +77,39 @@ def test_a_file_is_a_selection(run: Path, tmp_path: Path) -> None:
     done = headrace(*arguments, "-o", tmp_path / "out")
     assert done.returncode == 0, done.stderr
     assert lines(tmp_path / "out" / "train.jsonl") == 3
+
+
+def test_kto_has_both_kinds_in_one_file_unless_a_selection_parts_them(
+    run: Path, tmp_path: Path
+) -> None:
+    def labels(out: str, *options: str | Path) -> dict[str, list[bool]]:
+        done = headrace("export", run, "--format", "kto", "-o", tmp_path / out, *options)
+        assert done.returncode == 0, done.stderr
+        return {
+            path.stem: [json.loads(line)["label"] for line in path.read_text().splitlines()]
+            for path in sorted((tmp_path / out).glob("*.jsonl"))
+        }
+
+    assert labels("both") == {"train": [True, False]}
+    (tmp_path / "mine.toml").write_text('[selection]\noutcomes = "solved"\n')
+    parted = labels("parted", "--select", tmp_path / "mine.toml")
+    assert parted == {"failures": [False], "train": [True]}
+
+
+def test_a_folder_whose_name_is_not_utf8_is_written_and_its_name_spelled_out(
+    run: Path, tmp_path: Path
+) -> None:
+    licence = os.fsdecode(b"mine\xff")
+    options = ("--licence", licence, "--select", "everything")
+    for format, command in (("jsonl", "export"), ("trl", "pairs")):
+        out = tmp_path / os.fsdecode(f"{format}\xff".encode("latin-1"))
+        extra = options if command == "export" else options[:2]
+        done = headrace(command, run, "--format", format, "-o", out, *extra)
+        assert (done.returncode, done.stderr) == (0, "")
+        made = json.loads((out / "made.json").read_bytes())
+        assert f"{format}\\udcff" in made["command"]
+        assert made["licence"] == "mine\\udcff"
+        assert "mine" in (out / "README.md").read_text()
 
 
 def test_several_runs_make_one_data_set_that_says_how(run: Path, tmp_path: Path) -> None:
@@ -144,8 +178,15 @@ def test_a_damaged_run_is_told_and_exit_code_2(tmp_path: Path) -> None:
         (("--format", "exact", "--benchmark", "."), "does not ask for overlap"),
         (("--format", "trl", "--benchmark", "nowhere"), "expected a folder of tasks or texts"),
         (("--format", "kto", "--min-pass-ratio", "0.5"), "takes successes and failures alike"),
-        (("--format", "kto", "--failures"), "takes successes and failures alike"),
-        (("--format", "trl", "--gamma", "2"), "--gamma"),
+        (
+            ("--format", "kto", "--failures"),
+            "successes and failures alike; take a file with outcomes",
+        ),
+        (("--format", "jsonl", "--failures"), "failures alike; take --select sft, or a file with"),
+        (("--format", "trl", "--benchmark", "a" * 300), "expected a folder of tasks or texts"),
+        (("--format", "exact", "--gamma", "2"), "Invalid value for '--gamma'"),
+        (("--format", "trl", "--gamma", "0.9"), "--gamma: trl has no place for DMPO weights"),
+        (("--format", "jsonl", "--gamma", "0.9"), "or take exact, datasets or parquet"),
         (("--format", "csv"), "csv"),
     ],
 )

@@ -174,6 +174,7 @@ def test_a_refusal_in_words_is_one(words: str) -> None:
         "The server refused to answer, so I cannot connect.",
         "It declines the request; I'll help it along.",
         "I can help with that.",
+        "I can't help but notice that port 80 is in use.",
         "The task is complete.",
     ],
 )
@@ -198,6 +199,14 @@ def test_a_refusal_is_not_looked_for_where_the_policy_acted() -> None:
         ("ls ./tests /tests2 /tests-old", False),
         ("pytest tests", False),
         ("cat /logs/verifier2", False),
+        ("ls /tests/", True),
+        ("ls /tests* //tests", True),
+        ("cd /tests; ls", True),
+        ("find / -path /tests -prune", True),
+        ("cat /app//tests/x", False),
+        ("find . -not -path '*/tests/*'", False),
+        ('ls "${HERE}/tests" $(pwd)/tests $HOME/tests', False),
+        ("echo 4 > /solution.txt; tee /tests.log", False),
     ],
 )
 def test_a_command_that_names_the_tests_is_left_out(command: str, left_out: bool) -> None:
@@ -278,6 +287,7 @@ def test_every_default_can_be_written_in_a_file(tmp_path: Path) -> None:
         ("[selection]\nmin_pas_ratio = 1", ":2: selection.min_pas_ratio: unknown key; did you"),
         ("[selection]\nmin_pass_ratio = 2", ":2: selection.min_pass_ratio: expected a number less"),
         ('[selection]\nfilters = ["loops"]', ":2: selection.filters[0]: expected 'infrastr"),
+        ('[selection]\ntest_paths = ["/"]', ":2: selection.test_paths: expected paths, found"),
         ('[selection]\nrefusals = ["("]', ":2: selection.refusals: expected regular expressions"),
         ("[selection]\nfailures = 1", ":2: selection.failures: expected a valid boolean, found 1"),
         ("[selection]\ntest_paths = [1]", ":2: selection.test_paths[0]: expected a valid string"),

@@ -17,7 +17,8 @@ from typer.testing import CliRunner
 
 from headrace.aio import in_thread
 from headrace.cli.app import app
-from headrace.errors import UsageError
+from headrace.errors import RunFolderError, UsageError
+from headrace.preferences import follow
 from headrace.preferences.formats.registry import pair_format
 from headrace.preferences.pairs import make_pairs
 from headrace.preferences.rules import rule_of
@@ -71,12 +72,13 @@ async def test_lines_come_while_the_run_goes_on_and_are_those_of_the_folder(tmp_
     assert sorted(lines) == sorted(expected)
 
 
-async def test_ctrl_c_ends_with_130_and_no_traceback(tmp_path: Path) -> None:
+@pytest.mark.parametrize("stop", [signal.SIGINT, signal.SIGTERM])
+async def test_ctrl_c_ends_with_130_and_no_traceback(tmp_path: Path, stop: signal.Signals) -> None:
     run = tmp_path / "run"
     async with session(run) as store, following(run) as process:
         await put(store, won("org/a"), lost("org/a"))
         assert json.loads(await next_line(process))["pair"]["task"] == "org/a"
-        process.send_signal(signal.SIGINT)
+        process.send_signal(stop)
         rest, told = await process.communicate()
     assert (process.returncode, rest, told) == (130, b"", b"")
 
@@ -118,6 +120,28 @@ async def test_damage_is_told_and_the_exit_code_is_2(tmp_path: Path) -> None:
     first, last = told.decode().splitlines()
     assert first.startswith("unreadable: ")
     assert last == f"{run} has ended: 1 pair"
+
+
+async def test_a_run_without_a_pair_is_exit_code_1(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    async with session(run) as store:
+        await put(store, won("org/a"), won("org/a", 1))
+    async with following(run) as process:
+        out, told = await process.communicate()
+    assert (process.returncode, out) == (1, b"")
+    assert told.decode() == (
+        f"{run} has ended: 0 pairs; `headrace pairs {run} --out DIR` counts the reasons\n"
+    )
+
+
+async def test_a_run_with_too_long_a_name_is_no_traceback(tmp_path: Path) -> None:
+    with pytest.raises(RunFolderError, match="cannot be read: File name too long"):
+        await anext(follow(tmp_path / ("a" * 300)))
+    run = tmp_path / ("a" * 300)
+    async with following(run) as process:
+        assert process.stderr is not None
+        told = await process.stderr.readline()
+        assert told.decode() == f"waiting up to 30 s for {run} to begin\n"
 
 
 @pytest.mark.parametrize(

@@ -32,13 +32,13 @@ from headrace.preferences.formats import (
 )
 from headrace.preferences.formats.base import FAILURES, TRAIN, VALIDATION, Context, Row, Selected
 from headrace.preferences.source import Source
-from headrace.types import Episode, VerdictFault
+from headrace.types import Episode, StopReason, VerdictFault
 
 ROOT = Path(__file__).parent.parent.parent
 HARBOR = ROOT / ".harbor" / "bin" / "python"
 PAGE = (ROOT / "docs" / "reference" / "exports.md").read_text()
-ONE_RUN = Context(name="data", models=("/models/tiny",), runs=("run1",))
-TWO_RUNS = Context(name="data", models=("a", None), runs=("run1", "run2"))
+ONE_RUN = Context(models=("/models/tiny",), runs=("run1",))
+TWO_RUNS = Context(models=("a", None), runs=("run1", "run2"))
 Dialogue = list[tuple[str, str]]
 """What was shown and what was said, turn by turn."""
 
@@ -360,6 +360,17 @@ def test_the_label_of_kto_is_the_verdict(reward: float, label: bool, tmp_path: P
 def test_a_verdict_without_a_reward_counts_as_not_solved(tmp_path: Path) -> None:
     row = golden("kto", tmp_path, episode(fault=VerdictFault.VERIFIER))
     assert (row["label"], row["reward"]) == (False, 0.0)
+
+
+@pytest.mark.parametrize(
+    "fields", [{"fault": VerdictFault.INFRASTRUCTURE}, {"stop": StopReason.CANCELLED}]
+)
+def test_an_attempt_that_does_not_count_is_no_failure_for_kto(
+    fields: dict[str, Any], tmp_path: Path
+) -> None:
+    one = select(episode(reward=0.0, **fields))
+    assert not one.attempt.counted
+    assert write("kto", tmp_path, [one]) == ([0], [])
 
 
 def test_scores_of_the_selection_are_in_the_row(tmp_path: Path) -> None:

@@ -22,7 +22,7 @@ from headrace.preferences.pair import Pair, Pairing, Side
 from headrace.preferences.phi import turn_weights
 from headrace.types import Episode
 
-CONTEXT = Context(name="data", models=("m",), runs=("run1",))
+CONTEXT = Context(models=("m",), runs=("run1",))
 FORMATS: dict[str, Any] = {
     "trl": trl.DPO,
     "ms-swift": swift.RLHF,

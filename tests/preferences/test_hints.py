@@ -1,5 +1,6 @@
 """Marked hints go from what the policy was shown, and from nothing else."""
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -7,6 +8,7 @@ from tests.preferences.runs import Act, episode
 
 from headrace.preferences.filters import SFT
 from headrace.preferences.hints import has_hints, stripped, without_hints
+from headrace.types import Command, CommandResult, Turn
 
 START, END = SFT.hint_start, SFT.hint_end
 
@@ -55,8 +57,21 @@ def test_instruction_opening_prompt_and_observations_are_stripped_and_words_are_
     assert (clean.instruction, clean.opening) == ("do it.", "Task: do it.")
     assert clean.prompt == "<user>Task: do it.<assistant>"
     assert clean.observations == ("out",)
-    assert clean.turns == one.turns
+    assert [turn.text for turn in clean.turns] == [turn.text for turn in one.turns]
     assert not has_hints(clean, START)
+
+
+def test_what_commands_printed_is_stripped_and_other_bytes_stay() -> None:
+    hint = marked("x").encode()
+    printed = CommandResult(exit_code=0, stdout=b"\xffa" + hint, stderr=hint, screen=b"$ " + hint)
+    turn = Turn(text="ls", commands=(Command(text="ls"),), results=(printed,))
+    one = episode(turns=[("ls", None)])
+    clean = without_hints(msgspec.structs.replace(one, turns=(turn,)), START, END)
+    (result,) = clean.turns[0].results
+    assert (result.stdout, result.stderr, result.screen) == (b"\xffa", b"", b"$ ")
+    assert clean.segments == one.segments, (
+        "the policy was not shown it: its tokens are as they were"
+    )
 
 
 def test_what_is_stripped_has_no_tokens_and_keeps_its_spans() -> None:

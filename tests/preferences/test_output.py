@@ -2,12 +2,13 @@
 
 import os
 import shutil
+import threading
 from pathlib import Path
 
 import pytest
 
 from headrace.errors import RunFolderError, StoreError
-from headrace.preferences.output import replacing
+from headrace.preferences.output import in_two_steps, replacing
 
 
 def names(folder: Path) -> list[str]:
@@ -96,6 +97,52 @@ def test_nothing_is_left_of_a_write_that_was_stopped(
     assert (out / "rows").read_text() == "old"
 
 
+def test_no_folder_above_is_left_of_a_write_that_was_stopped(tmp_path: Path) -> None:
+    (tmp_path / "deep").mkdir()
+    with pytest.raises(ValueError), replacing(tmp_path / "deep" / "er" / "out", overwrite=False):
+        raise ValueError
+    assert names(tmp_path / "deep") == []
+
+
+def test_a_place_that_was_taken_meanwhile_is_not_replaced(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    with (
+        pytest.raises(RunFolderError, match="is there already"),
+        replacing(out, overwrite=False) as folder,
+    ):
+        (folder / "rows").write_text("new")
+        filled(out, "of somebody else")
+    assert (out / "rows").read_text() == "of somebody else"
+    assert names(tmp_path) == ["out"]
+
+
+def test_there_is_a_folder_at_every_moment_while_it_is_replaced(tmp_path: Path) -> None:
+    out = filled(tmp_path / "out")
+    there: set[bool] = set()
+    replaced = threading.Event()
+
+    def look() -> None:
+        while not replaced.is_set():
+            there.add(out.exists())
+
+    looking = threading.Thread(target=look)
+    looking.start()
+    for _ in range(100):
+        with replacing(out, overwrite=True) as folder:
+            (folder / "made.json").touch()
+    replaced.set()
+    looking.join()
+    assert there == {True}
+    assert names(tmp_path) == ["out"]
+
+
+def test_in_two_steps_the_new_folder_is_put_and_the_old_one_goes(tmp_path: Path) -> None:
+    out, fresh = filled(tmp_path / "out"), filled(tmp_path / "fresh", "new")
+    in_two_steps(fresh, out)
+    assert (out / "rows").read_text() == "new"
+    assert names(tmp_path) == ["out"]
+
+
 def test_the_old_folder_comes_back_when_the_new_one_cannot_be_put(tmp_path: Path) -> None:
     out = filled(tmp_path / "out")
     with (
@@ -123,6 +170,13 @@ def test_a_place_that_cannot_be_made_is_refused(tmp_path: Path) -> None:
         replacing(tmp_path / "file" / "out", overwrite=False),
     ):
         raise AssertionError("not reached")
+
+
+def test_a_name_that_no_file_system_takes_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "loop").symlink_to("loop")
+    for out in (tmp_path / ("a" * 300), tmp_path / "loop" / "out"):
+        with pytest.raises(RunFolderError, match="cannot be made"), replacing(out, overwrite=False):
+            raise AssertionError("not reached")
 
 
 def test_a_folder_that_went_away_meanwhile_is_made_new(tmp_path: Path) -> None:

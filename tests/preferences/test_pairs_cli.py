@@ -6,14 +6,18 @@ import signal
 import subprocess
 import sysconfig
 from pathlib import Path
+from typing import Any
 
 import pytest
 from tests.preferences.runs import episode, make_run, said, spoil
+from tests.preferences.written import context, pairings, selected, write
 
 from headrace.cli import given, pairs
 from headrace.errors import UsageError
+from headrace.preferences.exact_reader import read_exact
 from headrace.preferences.formats import registry
 from headrace.preferences.rules import KINDS
+from headrace.preferences.source import Source
 
 HEADRACE = Path(sysconfig.get_path("scripts")) / "headrace"
 ENV = {**os.environ, "COLUMNS": "100", "NO_COLOR": "1"}
@@ -50,7 +54,8 @@ def test_options_make_the_rule(small_run: Path) -> None:
         folder, "pairs", "small", "-o", "out", "--rule", "all-margins", "--rule", "litecoder",
         "--rule", "litecoder", "--score", "pass-ratio", "--min-margin", "0.1", "--min-winner",
         "0.2", "--per-task", "7", "--keep-timeouts", "--keep-ties", "--keep-infrastructure",
-        "--validation", "0.5", "--gamma", "0.9", "--licence", "MIT", "--allow-mixed-policies",
+        "--validation", "0.5", "--format", "exact", "--gamma", "0.9", "--licence", "MIT",
+        "--allow-mixed-policies",
     )  # fmt: skip
     made = json.loads((folder / "out" / "made.json").read_text())
     values = {
@@ -98,6 +103,8 @@ def test_a_file_of_rules_and_options_of_rules_are_a_mistake(small_run: Path) -> 
         (("--per-task", "0"), "--per-task: expected a whole number above 0"),
         (("--validation", "1.5"), "Invalid value for '--validation'"),
         (("--rules", "none.toml"), "none.toml: cannot be read: No such file"),
+        (("--gamma", "0.9"), "--gamma: index has no place for DMPO weights; leave it out, or take"),
+        (("--format", "trl", "--gamma", "0.9"), "or take exact, datasets or ms-swift"),
     ],
 )
 def test_a_wrong_value_is_told(small_run: Path, arguments: tuple[str, ...], told: str) -> None:
@@ -127,6 +134,19 @@ def test_a_run_without_groups_is_exit_code_1_and_says_what_to_do(tmp_path: Path)
         " --attempts 2 or more, or give several runs of the same tasks\n"
     )
     assert not (tmp_path / "out").exists()
+
+
+def test_a_run_without_an_attempt_is_no_run_of_single_attempts(tmp_path: Path) -> None:
+    make_run(tmp_path / "run", [])
+    done = headrace(tmp_path, "pairs", "run", "-o", "out", code=1)
+    assert done.stderr.startswith("expected attempts at tasks, found none stored;")
+
+
+@pytest.mark.parametrize("out", ["a" * 300, "loop", "loop/out"])
+def test_a_place_that_cannot_be_is_no_traceback(small_run: Path, out: str) -> None:
+    (small_run.parent / "loop").symlink_to("loop")
+    done = headrace(small_run.parent, "pairs", "small", "-o", out, code=2)
+    assert done.stderr.startswith("Error: ")
 
 
 def test_a_folder_that_is_there_is_refused_and_then_replaced(small_run: Path) -> None:
@@ -159,7 +179,8 @@ def test_damage_is_told_and_exit_code_2_after_writing(small_run: Path) -> None:
     assert (folder / "out" / "made.json").exists()
 
 
-def test_a_stopped_command_leaves_nothing(tmp_path: Path) -> None:
+@pytest.mark.parametrize("stop", [signal.SIGINT, signal.SIGTERM])
+def test_a_stopped_command_leaves_nothing(tmp_path: Path, stop: signal.Signals) -> None:
     many = [
         episode(f"org/{task}", sample, float(sample == 0), turns=said(*"abcdefgh", str(sample)))
         for task in range(1500)
@@ -172,7 +193,7 @@ def test_a_stopped_command_leaves_nothing(tmp_path: Path) -> None:
     ) as process:  # fmt: skip
         while not (begun := any(tmp_path.glob(".out.*.tmp/*"))) and process.poll() is None:
             pass
-        process.send_signal(signal.SIGINT)
+        process.send_signal(stop)
         _, told = process.communicate(timeout=30)
     assert begun
     assert process.returncode == 130
@@ -193,6 +214,34 @@ def test_every_format_of_the_table_is_there_under_its_name() -> None:
         assert registry.pair_format(name).name == name
     for name in registry.TRAJECTORIES:
         assert registry.trajectory_format(name).name == name
+
+
+def test_the_formats_with_weights_are_those_that_a_discount_changes(
+    small_run: Path, tmp_path: Path
+) -> None:
+    source = Source([small_run])
+    weighted: dict[str, list[str]] = {"pairs": [], "trajectories": []}
+    for kind, table, load, items in (
+        ("pairs", registry.PAIRS, registry.pair_format, pairings(source)),
+        ("trajectories", registry.TRAJECTORIES, registry.trajectory_format, selected(source)),
+    ):
+        for name in table:
+            format: Any = load(name)
+            folders = [tmp_path / f"{kind}-{name}-{gamma}" for gamma in (None, 0.5)]
+            write(format, folders[0], context(source), items)
+            write(format, folders[1], context(source, gamma=0.5), items)
+            if len({str(held(folder, name)) for folder in folders}) > 1:
+                weighted[kind].append(name)
+    assert sorted(weighted["pairs"]) == sorted(registry.WEIGHTED_PAIRS)
+    assert sorted(weighted["trajectories"]) == sorted(registry.WEIGHTED_TRAJECTORIES)
+
+
+def held(folder: Path, format: str) -> object:
+    """What is in a folder; of shards their records, for no two shards have the same bytes."""
+    if format == "exact":
+        return list(read_exact(folder))
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    return [(path.name, path.read_bytes()) for path in files]
 
 
 def test_an_unknown_format_is_told_with_the_known_ones() -> None:

@@ -202,10 +202,25 @@ def test_a_hinted_record_without_tokens_is_stripped(tmp_path: Path) -> None:
     assert b"port" not in (tmp_path / "out" / "train.jsonl").read_bytes()
 
 
+@pytest.mark.parametrize("format", ["jsonl", "atif", "parquet"])
+def test_a_hint_that_a_command_printed_is_in_no_output_either(tmp_path: Path, format: str) -> None:
+    shown = "out\n<headrace-hint>the port is 81</headrace-hint>\n"
+    one = own("org/a", turns=[Act("ls", shown, ("ls",)), ("id", None)], tokens=False)
+    run = make_run(tmp_path / "run", [one])
+    assert chosen(run, tmp_path / "out", format=format).written == 1
+    parts = [p.read_bytes() for p in (tmp_path / "out").rglob("*") if p.is_file()]
+    if format == "parquet":
+        table = pytest.importorskip("pyarrow.parquet").read_table(tmp_path / "out/train.parquet")
+        parts.append(repr(table.to_pylist()).encode())
+    assert b"is 81" not in b"".join(parts)
+
+
 # --- splits ---------------------------------------------------------------------------------
 
 
-@settings(max_examples=12, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
 @given(st.sets(st.integers(0, 99), min_size=1, max_size=12), st.floats(0, 1))
 def test_no_task_is_in_train_and_validation_nor_a_failure_of_a_held_out_task(
     tmp_path_factory: pytest.TempPathFactory, tasks: set[int], validation: float

@@ -115,6 +115,19 @@ def test_several_policies_are_refused_with_the_list(tmp_path: Path) -> None:
     assert Source([a, b], allow_mixed_policies=True).mixed
 
 
+def test_several_policies_in_one_run_are_refused_as_those_of_several_runs(tmp_path: Path) -> None:
+    """An imported folder may hold what several agents did."""
+    run = make_run(tmp_path / "a", [episode(), episode(sample=1, policy_version="b" * 64)])
+    with pytest.raises(RunFolderError) as e:
+        list(Source([run]).episodes())
+    assert str(e.value) == (
+        f"expected attempts of one policy, found vllm aaaaaaaaaaaa and vllm bbbbbbbbbbbb in {run}."
+        " Give runs of one policy, or --allow-mixed-policies for off-policy data; it is recorded"
+        " with what is made"
+    )
+    assert len(list(Source([run], allow_mixed_policies=True).episodes())) == 2
+
+
 def test_several_tokenizers_are_refused_with_the_list(tmp_path: Path) -> None:
     a = make_run(tmp_path / "a", [episode()])
     b = make_run(tmp_path / "b", [episode()], model="/models/other")

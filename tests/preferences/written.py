@@ -23,7 +23,6 @@ class Format(Protocol[Item]):
 def context(source: Source, gamma: float | None = None) -> Context:
     """Of these runs."""
     return Context(
-        name="test",
         models=tuple(model_of(manifest) for manifest in source.manifests),
         runs=tuple(manifest.run for manifest in source.manifests),
         gamma=gamma,

@@ -142,6 +142,8 @@ def export(
     harbor-job without any other option write the whole run and nothing beside it. If
     nothing is selected, nothing is written, and the exit code is 1.
     """
+    from headrace.preferences.formats.registry import WEIGHTED_TRAJECTORIES, refuse_gamma
+
     given = [
         name
         for name, value in (
@@ -155,6 +157,8 @@ def export(
     ]  # fmt: skip
     if format is Format.HARBOR_JOB:
         _refuse_selection(runs, given)
+    if gamma is not None:
+        refuse_gamma(format.value, WEIGHTED_TRAJECTORIES)
     if format in WHOLE and not given and len(runs) == 1:
         _whole(runs[0], format, out)
         return
@@ -162,7 +166,7 @@ def export(
         format, select, min_pass_ratio=min_pass_ratio, failures=failures,
         keep_hints=keep_hints or None,
     )  # fmt: skip
-    _refuse_idle(chosen, benchmark, min_pass_ratio, failures)
+    _refuse_idle(format, chosen, benchmark, min_pass_ratio, failures)
     found = _select(
         runs, out, chosen, format,
         validation=validation or 0.0, overwrite=overwrite, gamma=gamma, licence=licence,
@@ -191,7 +195,7 @@ def _select(
     from headrace.cli.shows import result_console
     from headrace.cli.watching import watching
     from headrace.preferences.formats.registry import trajectory_format
-    from headrace.preferences.selection import UNKNOWN_LICENCE
+    from headrace.preferences.making import UNKNOWN_LICENCE
     from headrace.preferences.selection import select as selected
     from headrace.preferences.selection_tables import render_selection
 
@@ -246,8 +250,9 @@ def _refuse_selection(runs: list[Path], given: list[str]) -> None:
 
 
 def _refuse_idle(
-    chosen: "Selection", benchmark: list[Path] | None, ratio: float | None, failures: bool | None
-) -> None:
+    format: Format, chosen: "Selection", benchmark: list[Path] | None, ratio: float | None,
+    failures: bool | None,
+) -> None:  # fmt: skip
     """Options that this selection would pass over in silence."""
     from headrace.errors import UsageError
 
@@ -258,9 +263,10 @@ def _refuse_idle(
         )
     if chosen.outcomes != "all":
         return
+    named = "" if format is Format.KTO else "--select sft, or "  # for kto that is both, too
     for option, value in (("--min-pass-ratio", ratio), ("--failures", failures or None)):
         if value is not None:
             raise UsageError(
-                f"{option}: this selection takes successes and failures alike; take --select sft,"
-                ' or a file with outcomes = "solved"'
+                f"{option}: this selection takes successes and failures alike; take {named}a file"
+                ' with outcomes = "solved"'
             )

@@ -5,6 +5,7 @@ all else that is said is on stderr.
 """
 
 import asyncio
+import os
 import sys
 from collections.abc import Sequence
 from contextlib import aclosing
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from headrace.engine.shards import Damage
     from headrace.preferences.rules import Rule
 
+NOTHING = 1
 LEFT_OUT = 2
 BEGIN_S = 30.0
 """For a run that is started at the same time."""
@@ -50,7 +52,7 @@ def follow_pairs(run: Path, rules: "Sequence[Rule]", *, whole: bool) -> None:
     """Print the pairs of a run as they come, until it has ended; `whole`: with trajectories."""
     from headrace.engine.run_folder import RUN_FILE
 
-    if not (run / RUN_FILE).exists():
+    if not os.path.exists(run / RUN_FILE):  # no error where it may not be looked at
         typer.echo(f"waiting up to {BEGIN_S:.0f} s for {run} to begin", err=True)
     damages: list[Damage] = []
 
@@ -61,6 +63,8 @@ def follow_pairs(run: Path, rules: "Sequence[Rule]", *, whole: bool) -> None:
     printed = asyncio.run(_print(run, rules, tell, whole=whole))
     why = "" if printed else f"; `headrace pairs {run} --out DIR` counts the reasons"
     typer.echo(f"{run} has ended: {printed} pair{'' if printed == 1 else 's'}{why}", err=True)
+    if not printed:
+        raise typer.Exit(NOTHING)
     if damages:
         raise typer.Exit(LEFT_OUT)
 
@@ -76,7 +80,7 @@ async def _print(run: Path, rules: "Sequence[Rule]", on_damage: "OnDamage", *, w
     printed = 0
     async with aclosing(follow(run, rules, begin_s=BEGIN_S, on_damage=on_damage)) as pairs:
         async for pairing in pairs:
-            context = Context(name=run.name, models=(None,), runs=(pairing.pair.chosen.run,))
+            context = Context(models=(None,), runs=(pairing.pair.chosen.run,))
             for row in PAIRS.rows(pairing, context) if whole else (pairing.pair,):
                 sys.stdout.buffer.write(encoder.encode(row) + b"\n")
             sys.stdout.buffer.flush()

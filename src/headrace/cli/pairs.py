@@ -123,7 +123,8 @@ Gamma = Annotated[
         metavar="G",
         min=0,
         max=1,
-        help="Write DMPO weights with this discount too; exact and datasets have a place.",
+        help="Write DMPO weights with this discount too; exact, datasets and ms-swift have a"
+        " place.",
     ),
 ]
 Licence = Annotated[
@@ -187,7 +188,7 @@ def pairs(
     from headrace.cli.watching import watching
     from headrace.engine.evaluation_report import encoded
     from headrace.errors import UsageError
-    from headrace.preferences.formats.registry import pair_format
+    from headrace.preferences.formats.registry import WEIGHTED_PAIRS, pair_format, refuse_gamma
     from headrace.preferences.pairs import make_pairs
     from headrace.preferences.pairs_files import write_pairs_report
     from headrace.preferences.pairs_report import pairs_report
@@ -210,6 +211,9 @@ def pairs(
         return
     if out is None:
         raise UsageError("expected --out DIR, the folder to write, or --follow; found neither")
+    wanted = (format or Format.INDEX).value
+    if gamma is not None:
+        refuse_gamma(wanted, WEIGHTED_PAIRS)
 
     def report_too(tally: "PairsTally", folder: Path) -> None:
         write_pairs_report(pairs_report(tally), folder)
@@ -219,7 +223,7 @@ def pairs(
             runs,
             out,
             rules=asked,
-            format=pair_format((format or Format.INDEX).value),
+            format=pair_format(wanted),
             overwrite=overwrite,
             allow_mixed_policies=allow_mixed_policies,
             validation=validation,
@@ -275,6 +279,8 @@ def _end(made: "PairsMade", out: Path) -> None:
 
 
 def _no_groups(tally: "PairsTally") -> str:
+    if not tally.groups:
+        return "expected attempts at tasks, found none stored; run the tasks first"
     tasks = f"{tally.groups} task{'' if tally.groups == 1 else 's'}"
     return (
         f"expected groups of two or more attempts at a task, found {tasks} with one each; run with"
