@@ -182,17 +182,7 @@ def pairs(
     run are printed while it goes on.
     """
     from headrace.cli.following import follow_pairs, refuse_others
-    from headrace.cli.given import as_given
-    from headrace.cli.reports import save
-    from headrace.cli.shows import result_console
-    from headrace.cli.watching import watching
-    from headrace.engine.evaluation_report import encoded
     from headrace.errors import UsageError
-    from headrace.preferences.formats.registry import WEIGHTED_PAIRS, pair_format, refuse_gamma
-    from headrace.preferences.pairs import make_pairs
-    from headrace.preferences.pairs_files import write_pairs_report
-    from headrace.preferences.pairs_report import pairs_report
-    from headrace.preferences.pairs_tables import render_pairs
 
     options = {
         "score": score and score.value,
@@ -211,9 +201,28 @@ def pairs(
         return
     if out is None:
         raise UsageError("expected --out DIR, the folder to write, or --follow; found neither")
-    wanted = (format or Format.INDEX).value
-    if gamma is not None:
-        refuse_gamma(wanted, WEIGHTED_PAIRS)
+    _make(
+        runs, out, (format or Format.INDEX).value, json,
+        rules=asked, overwrite=overwrite, allow_mixed_policies=allow_mixed_policies,
+        validation=validation, gamma=gamma, licence=licence,
+    )  # fmt: skip
+
+
+def _make(runs: list[Path], out: Path, format: str, json: Path | None, **options: Any) -> None:
+    """Write the folder, then show the report and what is left to say."""
+    from headrace.cli.given import as_given
+    from headrace.cli.reports import save
+    from headrace.cli.shows import result_console
+    from headrace.cli.watching import watching
+    from headrace.engine.evaluation_report import encoded
+    from headrace.preferences.formats.registry import WEIGHTED_PAIRS, pair_format, refuse_gamma
+    from headrace.preferences.pairs import make_pairs
+    from headrace.preferences.pairs_files import write_pairs_report
+    from headrace.preferences.pairs_report import pairs_report
+    from headrace.preferences.pairs_tables import render_pairs
+
+    if options["gamma"] is not None:
+        refuse_gamma(format, WEIGHTED_PAIRS)
 
     def report_too(tally: "PairsTally", folder: Path) -> None:
         write_pairs_report(pairs_report(tally), folder)
@@ -222,16 +231,11 @@ def pairs(
         made = make_pairs(
             runs,
             out,
-            rules=asked,
-            format=pair_format(wanted),
-            overwrite=overwrite,
-            allow_mixed_policies=allow_mixed_policies,
-            validation=validation,
-            gamma=gamma,
-            licence=licence,
+            format=pair_format(format),
             command=as_given(sys.argv),
             on_progress=tell,
             finish=report_too,
+            **options,
         )
     found = pairs_report(made.tally)
     if json is not None:
