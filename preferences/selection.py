@@ -47,8 +47,6 @@ SELECTION_SCHEMA: Final = 1
 SELECTION_FILE: Final = "selection.json"
 SEVERAL_CONTEXTS: Final = "several_contexts"
 NOT_HELD: Final = "not_held"
-WRITE_TOKENS: Final = frozenset({"exact", "datasets", "parquet", "atif", "jsonl"})
-"""Formats that write token streams where there are any."""
 
 
 class SplitTally(Record, frozen=True, kw_only=True):
@@ -126,7 +124,7 @@ def select(
     refuse_place(out, runs)
     sieve = Sieve(
         selection,
-        Wants(tokens=format.needs_tokens, writes_tokens=format.name in WRITE_TOKENS),
+        Wants(tokens=format.needs_tokens, writes_tokens=format.writes_tokens),
         call_tokens=[call_tokens(manifest) for manifest in source.manifests],
         validation=validation,
         overlap=Overlap(benchmarks, words=selection.overlap_words) if benchmarks else None,

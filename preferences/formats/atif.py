@@ -60,6 +60,7 @@ class Atif:
     name: str = "atif"
     about: str = "ATIF documents, Harbor's interchange format, a file for each episode"
     needs_tokens: bool = field(default=False)
+    writes_tokens: bool = True
 
     def open(self, folder: Path, context: Context) -> AtifWriter:
         """See `TrajectoryFormat.open`."""

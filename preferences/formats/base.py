@@ -70,6 +70,10 @@ class _Format(Protocol):
 class TrajectoryFormat(_Format, Protocol):
     """A format of single trajectories."""
 
+    @property
+    def writes_tokens(self) -> bool:
+        """Token streams are written where there are any, so nothing can be taken out of them."""
+
     def open(self, folder: Path, context: Context) -> AbstractContextManager[Writer[Selected]]: ...
 
 
@@ -142,6 +146,7 @@ class JsonTrajectories:
     about: str
     rows: Callable[[Selected, Context], Iterator[Row]]
     needs_tokens: bool = field(default=False)
+    writes_tokens: bool = False
 
     def open(self, folder: Path, context: Context) -> JsonWriter[Selected]:
         """See `TrajectoryFormat.open`."""

@@ -97,6 +97,7 @@ class DatasetsTrajectories:
     name: str = "datasets"
     about: str = "token streams as stored, as Parquet that Hugging Face's datasets loads"
     needs_tokens: bool = True
+    writes_tokens: bool = True
 
     def open(self, folder: Path, context: Context) -> ParquetWriter[Selected]:
         """See `TrajectoryFormat.open`."""

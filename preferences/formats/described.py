@@ -67,6 +67,7 @@ class DescribedTrajectories:
     rows: Callable[[Selected, Context], Iterator[Row]]
     description: Description
     needs_tokens: bool = False
+    writes_tokens: bool = False
 
     def open(self, folder: Path, context: Context) -> DescribedWriter[Selected]:
         """See `TrajectoryFormat.open`."""

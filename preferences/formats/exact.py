@@ -152,6 +152,7 @@ class ExactTrajectories:
     name: str = "exact"
     about: str = "token ids, loss mask and log-probabilities as stored, in msgspec shards"
     needs_tokens: bool = True
+    writes_tokens: bool = True
 
     def open(self, folder: Path, context: Context) -> ExactWriter[Selected]:
         """See `TrajectoryFormat.open`."""

@@ -39,5 +39,6 @@ PAIRS = JsonPairs(
 EPISODES = JsonTrajectories(
     name="jsonl",
     about="JSON lines: the whole record.",
+    writes_tokens=True,
     rows=_episode,
 )

@@ -22,6 +22,7 @@ class ParquetTrajectories:
     name: str = "parquet"
     about: str = "messages, metadata and token streams, a row for each episode"
     needs_tokens: bool = False
+    writes_tokens: bool = True
 
     def open(self, folder: Path, context: Context) -> ParquetWriter[Selected]:
         """See `TrajectoryFormat.open`."""

@@ -21,6 +21,7 @@ class ShareGpt:
     name: str = "litecoder"
     about: str = "LiteCoder's ShareGPT schema: one JSON array of `id` and `conversations`"
     needs_tokens: bool = field(default=False)
+    writes_tokens: bool = False
 
     def open(self, folder: Path, context: Context) -> JsonWriter[Selected]:
         """See `TrajectoryFormat.open`."""

@@ -433,3 +433,19 @@ def test_harbor_accepts_what_atif_writes(tmp_path: Path) -> None:
     )
     told = [json.loads(line) for line in done.stdout.splitlines()]
     assert [entry["errors"] for entry in told] == [[], []]
+
+
+@pytest.mark.parametrize("name", registry.TRAJECTORIES)
+def test_the_formats_that_write_tokens_say_so(name: str, tmp_path: Path) -> None:
+    """Nothing can be taken out of a stream, so a selection asks them (`hinted`)."""
+    (segment,) = PLAIN.segments
+    other = msgspec.structs.replace(segment, token_ids=bytes(len(segment.token_ids)))
+    found = []
+    for number, one in enumerate((PLAIN, msgspec.structs.replace(PLAIN, segments=(other,)))):
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        form = registry.trajectory_format(name)
+        with form.open(folder, Context(models=("m",), runs=("r",))) as writer:
+            assert writer.add(TRAIN, select(one)) == 1
+        found.append({p.name: p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()})
+    assert (found[0] != found[1]) == form.writes_tokens
